@@ -1,0 +1,1 @@
+//! Starts the real servers that Vitrine's tests and demo run against.
