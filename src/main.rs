@@ -1,1 +1,3 @@
+//! The `vitrine` program: parse, call, exit.
+
 fn main() {}

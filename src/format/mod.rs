@@ -1,0 +1,153 @@
+//! Disk formats: turning a file's bytes into the guest's disk and back.
+//!
+//! A format *resolves*: it says where in the file a guest range lies, and the caller moves the bytes. No code here opens a
+//! file or follows a name it finds in one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    error::Result,
+    io::ReadAt,
+    model::{Chunk, DiskFormat, OutputFormat},
+};
+
+/// The guest's disk as one file describes it.
+pub trait DiskMap: Send {
+    /// The format found.
+    fn format(&self) -> DiskFormat;
+
+    /// Size of the guest's disk in bytes; `None` for a raw stream whose length is not known yet: then it is as long as the input.
+    fn virtual_size(&self) -> Option<u64>;
+
+    /// Where the guest range that begins at `guest` lies. The answer covers at least one byte and at most `most` bytes, and
+    /// never goes past the virtual size. Callers ask in ascending order, each time where the last answer ended, so an
+    /// implementation keeps at most one table in memory and reads each once.
+    ///
+    /// # Errors
+    /// A violation (`Kind::Refused`) if a table or entry breaks a rule, else what `input` says.
+    fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping>;
+}
+
+/// What a stretch of the guest's disk is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Length in guest bytes, at least 1.
+    pub length: u64,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// Where guest bytes lie in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: the guest reads zeros (unallocated or explicit zeros).
+    Zero,
+    /// As they are, at this offset of the file. With an unknown input length, up to `length` bytes or the input's end.
+    Raw {
+        /// File offset in bytes.
+        host: u64,
+    },
+    /// Inside a compressed cluster.
+    Packed {
+        /// File offset of the compressed bytes.
+        host: u64,
+        /// How many bytes to read at most; the stream may end earlier, and the file may end inside the last sector.
+        host_length: u32,
+        /// How to unpack them.
+        codec: Arc<dyn Codec>,
+        /// Length of the whole cluster once unpacked, in bytes.
+        unpacked_length: u32,
+        /// Where in the unpacked cluster this mapping begins.
+        skip: u32,
+    },
+}
+
+/// Unpacks one compressed cluster. Called on many threads at once.
+pub trait Codec: Send + Sync + std::fmt::Debug {
+    /// Fills `output`, the whole cluster, from `input`, which may have bytes left over at its end.
+    ///
+    /// # Errors
+    /// A violation if `input` does not unpack to exactly `output.len()` bytes.
+    fn unpack(&self, input: &[u8], output: &mut [u8]) -> Result<()>;
+}
+
+impl PartialEq for dyn Codec {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(self, other)
+    }
+}
+
+impl Eq for dyn Codec {}
+
+/// The parallel half of writing a format: turns a chunk into bytes for the file, on any thread, in any order.
+pub trait Encoder: Send + Sync {
+    /// The form in which the chunk goes into the file.
+    ///
+    /// # Errors
+    /// If compression fails, which no input makes it do.
+    fn encode(&self, chunk: &Chunk) -> Result<EncodedChunk>;
+
+    /// The serial half, for one file. `virtual_size` is given if known at the start.
+    ///
+    /// # Errors
+    /// If the size cannot be expressed in the format.
+    fn layout(&self, virtual_size: Option<u64>) -> Result<Box<dyn Layout>>;
+
+    /// What this encoder writes.
+    fn output(&self) -> OutputFormat;
+}
+
+/// A chunk in the form of the output format: pieces of the guest's disk, each with its bytes, ascending.
+#[derive(Clone, Debug)]
+pub struct EncodedChunk {
+    /// Number of the chunk.
+    pub index: u64,
+    /// The pieces.
+    pub pieces: Vec<EncodedPiece>,
+}
+
+/// One piece of an encoded chunk: a run of raw bytes or one compressed cluster.
+#[derive(Clone, Debug)]
+pub struct EncodedPiece {
+    /// Guest offset in bytes.
+    pub guest: u64,
+    /// The bytes for the file.
+    pub bytes: Bytes,
+    /// Whether `bytes` is a compressed cluster.
+    pub packed: bool,
+}
+
+/// The serial half of writing a format: gives every piece its place. Chunks come in ascending order; missing ones are zeros.
+pub trait Layout: Send {
+    /// The writes that put `chunk` into the file, and those of tables that became complete.
+    ///
+    /// # Errors
+    /// If the file would outgrow its format.
+    fn place(&mut self, chunk: EncodedChunk) -> Result<Vec<Write>>;
+
+    /// The remaining writes (tables, header) and the file's final length. `virtual_size` in bytes is now known.
+    ///
+    /// # Errors
+    /// If the size cannot be expressed in the format.
+    fn finish(self: Box<Self>, virtual_size: u64) -> Result<Finish>;
+}
+
+/// Bytes and where they go.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// File offset in bytes.
+    pub offset: u64,
+    /// What to write.
+    pub bytes: Bytes,
+}
+
+/// The end of a file.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// The last writes.
+    pub writes: Vec<Write>,
+    /// Length of the whole file in bytes; what was not written reads as zeros.
+    pub length: u64,
+}

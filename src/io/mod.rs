@@ -1,0 +1,41 @@
+//! How bytes are handed from stage to stage inside the engine.
+//!
+//! Blocking traits: formats and codecs run on their own threads, where a plain call is simpler and faster than a future.
+//! Knows nothing of HTTP, formats or stores.
+
+mod file;
+mod hash;
+mod zero;
+
+use bytes::Bytes;
+
+pub use file::FileReader;
+pub use hash::{DigestSet, DigestedFeed};
+pub use zero::{is_zero, nonzero_runs};
+
+use crate::error::Result;
+
+/// Bytes in order: what a stage gives to the next.
+pub trait Feed: Send {
+    /// The next piece, never empty; `None` at the end. After an error or the end it is not called again.
+    fn next(&mut self) -> Result<Option<Bytes>>;
+}
+
+impl<F: Feed + ?Sized> Feed for Box<F> {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        (**self).next()
+    }
+}
+
+/// Bytes by offset: what a format reads its tables and clusters from. Takes `&mut self` because behind it there may be a
+/// stream that moves forward.
+pub trait ReadAt: Send {
+    /// Length of the whole in bytes; `None` while a stream's end has not been seen.
+    fn length(&self) -> Option<u64>;
+
+    /// Up to `length` bytes at `offset`: fewer only where the input ends, empty past the end.
+    ///
+    /// # Errors
+    /// What the source, the spill file or the disk says. `NeedsSpill` if the bytes have gone by and were not kept.
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes>;
+}

@@ -1,0 +1,138 @@
+//! Back ends that keep image data.
+//!
+//! A store knows names, bytes and proofs; it knows nothing of formats, sources or Kubernetes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    error::Result,
+    model::{ObjectKey, OutputFormat, StoredImage, Verified},
+};
+
+/// A back end. Every method may be called from many tasks at once.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The ImageStore's name, for messages.
+    fn name(&self) -> &str;
+
+    /// Begins to write `key` under a private name. `attempt` is the fencing token: once a sink with a higher attempt exists
+    /// for `key`, one with a lower attempt can no longer publish. What an earlier attempt left behind is removed.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if `key` is published, `Conflict` if a higher attempt has begun, `NoSpace`, `Unavailable`.
+    async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>>;
+
+    /// Opens a published object for reading.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>>;
+
+    /// What is known of a published object and how much the store really holds for it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat>;
+
+    /// Removes a published object and every leftover of unfinished sinks for `key`. Removing what is not there succeeds.
+    ///
+    /// # Errors
+    /// `Conflict` if it is in use, `Unavailable`.
+    async fn delete(&self, key: &ObjectKey) -> Result<()>;
+
+    /// All that the store holds, published or not.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn list(&self) -> Result<Vec<ObjectEntry>>;
+
+    /// Whether the store can be read and written now; cheap.
+    ///
+    /// # Errors
+    /// What a write would meet.
+    async fn probe(&self) -> Result<()>;
+
+    /// Size and free space; `None` where the back end does not tell.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn capacity(&self) -> Result<Option<Capacity>>;
+}
+
+/// An object being written. Dropping it without `commit` removes what was written.
+#[async_trait]
+pub trait Sink: Send {
+    /// Writes `bytes` at `offset`. What is never written reads as zeros. Returns when the back end took them over; they
+    /// need not be durable before `commit` returns.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`, `Unavailable`.
+    async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<()>;
+
+    /// Makes the object durable, `length` bytes long, and publishes it under its key, all or nothing.
+    ///
+    /// # Errors
+    /// `Conflict` if a higher attempt has begun, `AlreadyExists` if the key was published meanwhile. Nothing is left then.
+    async fn commit(self: Box<Self>, length: u64, proof: &Verified) -> Result<ObjectStat>;
+
+    /// Removes what was written. Dropping does the same without telling whether it worked.
+    ///
+    /// # Errors
+    /// What stood in the way of removing.
+    async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// A published object, open for reading.
+#[async_trait]
+pub trait ObjectReader: Send + Sync {
+    /// What is known of it.
+    fn image(&self) -> &StoredImage;
+
+    /// Up to `length` bytes at `offset`; fewer only at the end.
+    ///
+    /// # Errors
+    /// `Io`, `Unavailable`.
+    async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes>;
+
+    /// The first stretch of stored bytes at or after `offset` as start and end; `None` if only holes follow.
+    ///
+    /// # Errors
+    /// `Io`, `Unavailable`.
+    async fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>>;
+}
+
+/// A published object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectStat {
+    /// What was recorded when it was published.
+    pub image: StoredImage,
+    /// Where it is, as a URL without credentials.
+    pub url: String,
+    /// Bytes the store really holds for its data.
+    pub allocated_size: u64,
+}
+
+/// One entry of a store's listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectEntry {
+    /// Whose it is; `None` for something in the store's place that Vitrine did not name.
+    pub key: Option<ObjectKey>,
+    /// The back end's own name of it.
+    pub name: String,
+    /// Whether it is published; else a leftover or a write under way.
+    pub published: bool,
+    /// Seconds since it was last changed.
+    pub age_seconds: u64,
+}
+
+/// Room in a store, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// All of it.
+    pub total: u64,
+    /// What is left.
+    pub available: u64,
+}
