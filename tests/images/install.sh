@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Installs what the tests of images need: Debian packages (as root, only those that are missing), and
+# the newest qemu-img that Debian has for this release (its backports), unpacked into the cache and
+# not installed. That one is the oracle the tests compare with.
+# Usage: install.sh        Afterwards $CACHE/bin has qemu-img, qemu-io and qemu-nbd.
+set -euo pipefail
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+PACKAGES=(
+  qemu-utils qemu-system-x86 # conversion; the machine that boots the test disks
+  mmdebstrap extlinux busybox-static kmod cpio # the Debian test disk
+  fdisk util-linux e2fsprogs # partitions, file systems, namespaces
+  gzip bzip2 xz-utils zstd # compressed images
+  python3-minimal # the maker of hostile files
+)
+ORACLES=(qemu-img qemu-io qemu-nbd)
+
+missing_packages() {
+  local name
+  for name in "${PACKAGES[@]}"; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || echo "$name"
+  done
+}
+
+# Others may be using apt at this moment; apt waits for dpkg's lock but not for that of its lists.
+update_lists() {
+  local attempt
+  for attempt in 1 2 3 4 5 6; do
+    if apt-get update -qq; then return; fi
+    say "apt-get update failed (attempt $attempt); again in 5 s"
+    sleep 5
+  done
+  die "apt-get update failed six times; see the messages above"
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  if [[ ${#missing[@]} -eq 0 ]]; then return; fi
+  [[ $EUID -eq 0 ]] || die "missing packages; as root: apt-get install ${missing[*]}"
+  say "installing ${missing[*]}"
+  update_lists
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+    -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "${missing[@]}" >&2
+}
+
+# Writes the wrapper of program $1, which finds its libraries next to it, wherever the cache is.
+write_wrapper() {
+  cat >"$2/$1" <<'WRAPPER'
+#!/bin/sh
+self=$(readlink -f "$0")
+root=${self%/bin/*}/root
+libs=$root/usr/lib/x86_64-linux-gnu
+LD_LIBRARY_PATH=$libs:$root/lib/x86_64-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+QEMU_MODULE_DIR=$libs/qemu
+export LD_LIBRARY_PATH QEMU_MODULE_DIR
+exec "$root/usr/bin/${0##*/}" "$@"
+WRAPPER
+  chmod 755 "$2/$1"
+}
+
+# Downloads qemu-utils of the backports with what it needs and this machine lacks, and unpacks it.
+unpack_backport() {
+  local work=$1 code package program
+  code=$(debian_codename)
+  private_apt_setup "$work/apt" "$code" "$code-backports"
+  private_apt "$work/apt" install -qq -y --download-only -t "$code-backports" qemu-utils >&2
+  for package in "$work"/apt/cache/archives/*.deb; do dpkg-deb -x "$package" "$work/root"; done
+  mkdir "$work/bin"
+  for program in "${ORACLES[@]}"; do write_wrapper "$program" "$work/bin"; done
+  rm -rf "$work/apt"
+}
+
+install_oracle() {
+  local final=$CACHE/qemu-bpo work program
+  if [[ ! -x $final/bin/qemu-img ]]; then
+    say "fetching the newest qemu-img from this release's backports into $final"
+    work=$(work_folder "$final")
+    unpack_backport "$work"
+    "$work/bin/qemu-img" --version >&2
+    mv -T "$work" "$final"
+  fi
+  mkdir -p "$CACHE/bin"
+  for program in "${ORACLES[@]}"; do ln -sfn "../qemu-bpo/bin/$program" "$CACHE/bin/$program"; done
+}
+
+lock install
+install_packages
+install_oracle
+say "ready: $("$CACHE/bin/qemu-img" --version | head -n 1)"
