@@ -1,1 +1,24 @@
-//! Starts the real servers that Vitrine's tests and demo run against.
+//! Starts the real servers that Vitrine's tests, demo and benchmarks run against, and ends them without a trace.
+//!
+//! * [`cluster::ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, several at once;
+//! * [`scope::Scope`] and [`process::Process`]: a folder and the processes started in it, which end when their owner does, even by
+//!   `kill -9`;
+//! * [`tools`]: the Kubernetes programs, built once from pinned Go modules into a cache outside the tree.
+//!
+//! Knows nothing of Vitrine itself: the vitrine crate depends on this one, never the other way round.
+
+pub mod cluster;
+pub mod error;
+
+pub mod pki;
+pub mod port;
+pub mod process;
+pub mod scope;
+pub mod tools;
+
+pub use cluster::ControlPlane;
+pub use error::{Error, Result};
+
+pub use process::Process;
+pub use scope::Scope;
+pub use tools::Tool;

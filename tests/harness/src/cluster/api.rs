@@ -1,0 +1,73 @@
+//! The two questions that starting a control plane asks of its API server. A test that talks to it in earnest has a real client.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::error::{Context, Error, Result};
+
+/// A starting server may accept and not answer; then the next attempt shall have its turn.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+pub struct Api {
+    port: u16,
+    tls: Arc<ClientConfig>,
+}
+
+impl Api {
+    pub fn new(port: u16, tls: Arc<ClientConfig>) -> Self {
+        Self { port, tls }
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Asks for `path` and returns the status and the whole answer.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        tokio::time::timeout(ANSWER_DEADLINE, self.ask(path))
+            .await
+            .context(|| format!("no answer from {}{path}", self.url()))?
+    }
+
+    async fn ask(&self, path: &str) -> Result<(u16, String)> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))
+            .await
+            .context(|| "connect")?;
+        let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+        let mut stream = TlsConnector::from(Arc::clone(&self.tls))
+            .connect(name, stream)
+            .await
+            .context(|| "TLS")?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .context(|| "send")?;
+        let mut answer = Vec::new();
+        stream
+            .read_to_end(&mut answer)
+            .await
+            .context(|| "receive")?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer
+            .split_whitespace()
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        let status = status
+            .ok_or_else(|| Error::new(format!("no HTTP answer from {}{path}", self.url())))?;
+        Ok((status, answer))
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Api({})", self.url())
+    }
+}

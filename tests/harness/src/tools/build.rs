@@ -1,0 +1,193 @@
+//! Builds one family under a lock, into a private folder that gets its public name only when it is whole.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use super::family::Family;
+use super::progress::Progress;
+use crate::error::{Context, Error, Result};
+
+/// How often the progress line is looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// How many of Go's last lines an error shows: its errors come at the end, after thousands of package names.
+const SHOWN_LINES: usize = 30;
+
+/// The folder with the family's programs; builds them if no earlier run has.
+pub fn ensure(family: &Family) -> Result<PathBuf> {
+    let tools = super::cache_dir()?.join("tools");
+    let name = format!("{}-{}", family.name, family.key(&go_version()?));
+    let (home, bin) = (tools.join(&name), tools.join(&name).join("bin"));
+    if bin.is_dir() {
+        return Ok(bin);
+    }
+    fs::create_dir_all(&tools).context(|| format!("make {}", tools.display()))?;
+    let _lock = lock(&tools.join(format!("{}.lock", family.name)), family)?;
+    if !bin.is_dir() {
+        build(family, &tools, &home)?;
+    }
+    Ok(bin)
+}
+
+/// Go's version and target, which decide the result as much as the sources do.
+fn go_version() -> Result<String> {
+    let output = go(Path::new("/"))
+        .args(["env", "GOVERSION", "GOOS", "GOARCH"])
+        .output()
+        .map_err(no_go)?;
+    if !output.status.success() {
+        return Err(Error::new(format!(
+            "go env failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn no_go(error: std::io::Error) -> Error {
+    Error::new(format!(
+        "cannot run go ({error}): the Kubernetes programs are built from source, so install Go 1.26 or newer and put it in PATH"
+    ))
+}
+
+fn go(dir: &Path) -> Command {
+    let mut command = Command::new("go");
+    // No C compiler needed, no git asked, no go.work of a folder above.
+    command
+        .current_dir(dir)
+        .env("CGO_ENABLED", "0")
+        .env("GOWORK", "off")
+        .env("GOFLAGS", "-mod=readonly -buildvcs=false -trimpath");
+    command
+}
+
+/// Two runs beside each other build once: the second waits here. The kernel drops the lock of a killed run.
+fn lock(path: &Path, family: &Family) -> Result<File> {
+    let file = File::create(path).context(|| format!("write {}", path.display()))?;
+    if file.try_lock().is_err() {
+        Progress::new(family).say("another run is building it; waiting for that one");
+        file.lock().context(|| format!("lock {}", path.display()))?;
+    }
+    Ok(file)
+}
+
+fn build(family: &Family, tools: &Path, home: &Path) -> Result<()> {
+    let mut progress = Progress::new(family);
+    progress.say("not in the cache yet: building it from source, once per machine");
+    // The lock makes it ours alone; what is in it was left by a killed build.
+    let work = tools.join(format!(".building-{}", family.name));
+    let _absent = fs::remove_dir_all(&work);
+    let (source, bin) = (work.join("source"), work.join("bin"));
+    for dir in [&source, &bin] {
+        fs::create_dir_all(dir).context(|| format!("make {}", dir.display()))?;
+    }
+    for (name, text) in family.files {
+        fs::write(source.join(name), text).context(|| format!("write {name}"))?;
+    }
+    let total = packages(family, &source, &mut progress)?;
+    progress.total(total);
+    compile(family, &source, &bin.join(family.binary), &mut progress)?;
+    for link in family.links {
+        symlink(family.binary, bin.join(link)).context(|| format!("link {link}"))?;
+    }
+    fs::remove_dir_all(&source).context(|| "remove the sources")?;
+    fs::rename(&work, home).context(|| format!("rename to {}", home.display()))?;
+    progress.done();
+    Ok(())
+}
+
+/// How many packages the program consists of. Asking this also downloads the modules.
+fn packages(family: &Family, source: &Path, progress: &mut Progress) -> Result<usize> {
+    let mut list = go(source);
+    list.args(["list", "-deps", family.package]);
+    let mut child = list
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(no_go)?;
+    // Read beside the messages, or a full pipe would stop both.
+    let packages = child.stdout.take().map(|mut stdout| {
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            stdout
+                .read_to_string(&mut text)
+                .map(|_| text.lines().count())
+        })
+    });
+    follow(child, family, |line| {
+        if line.starts_with("go: downloading") {
+            progress.downloading();
+        }
+        progress.tick();
+    })?;
+    let counted = packages
+        .and_then(|thread| thread.join().ok())
+        .and_then(|result| result.ok());
+    counted.ok_or_else(|| Error::new("the list of packages cannot be read"))
+}
+
+fn compile(family: &Family, source: &Path, binary: &Path, progress: &mut Progress) -> Result<()> {
+    let mut build = go(source);
+    // -v names each package on standard error as its compilation begins.
+    build
+        .args(["build", "-v", "-ldflags", &family.linker_flags(), "-o"])
+        .arg(binary)
+        .arg(family.package);
+    let child = build
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(no_go)?;
+    follow(child, family, |line| {
+        if !line.is_empty() && !line.contains(' ') {
+            progress.compiling();
+        }
+        progress.tick();
+    })
+}
+
+/// Calls `each` for every line on the child's standard error, and with an empty line now and then while there is none.
+fn follow(mut child: Child, family: &Family, mut each: impl FnMut(&str)) -> Result<()> {
+    let lines = read_lines(&mut child);
+    let mut last = Vec::new();
+    loop {
+        match lines.recv_timeout(TICK) {
+            Ok(line) => {
+                each(&line);
+                last.push(line);
+            }
+            Err(RecvTimeoutError::Timeout) => each(""),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let status = child.wait().context(|| "wait for go")?;
+    if status.success() {
+        return Ok(());
+    }
+    let shown = last
+        .get(last.len().saturating_sub(SHOWN_LINES)..)
+        .unwrap_or_default()
+        .join("\n");
+    Err(Error::new(format!(
+        "building {} {} failed ({status}). Go said at the end:\n{shown}",
+        family.name,
+        family.version()
+    )))
+}
+
+fn read_lines(child: &mut Child) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    if let Some(stderr) = child.stderr.take() {
+        std::thread::spawn(move || {
+            BufReader::new(stderr)
+                .lines()
+                .map_while(std::io::Result::ok)
+                .try_for_each(|line| sender.send(line).ok())
+        });
+    }
+    receiver
+}

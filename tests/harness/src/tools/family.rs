@@ -1,0 +1,125 @@
+//! The Go modules, and which programs each one yields. One module per family, because Kubernetes, etcd and helm pin different
+//! versions of the same libraries. To move to another version: edit `go.mod`, run `go mod tidy`, commit both files.
+
+use sha2::{Digest, Sha256};
+
+/// One Go module of `go/`, as it was when this crate was compiled.
+#[derive(Debug)]
+pub struct Family {
+    /// The name of its folder in `go/`.
+    pub name: &'static str,
+    /// The module's files, by name.
+    pub files: &'static [(&'static str, &'static str)],
+    /// The package to build.
+    pub package: &'static str,
+    /// The file that the build makes.
+    pub binary: &'static str,
+    /// Further names of that file: it acts as the program it is called as.
+    pub links: &'static [&'static str],
+    /// The module whose version is the family's.
+    pub module: &'static str,
+    /// The package with version variables that the linker must set, if there is one.
+    version_package: Option<&'static str>,
+}
+
+pub static KUBERNETES: Family = Family {
+    name: "kubernetes",
+    files: &[
+        ("go.mod", include_str!("../../go/kubernetes/go.mod")),
+        ("go.sum", include_str!("../../go/kubernetes/go.sum")),
+        ("main.go", include_str!("../../go/kubernetes/main.go")),
+    ],
+    package: "vitrine.test/kubernetes",
+    binary: "kubernetes",
+    links: &["kube-apiserver", "kube-controller-manager", "kubectl"],
+    module: "k8s.io/kubernetes",
+    version_package: Some("k8s.io/component-base/version"),
+};
+
+pub static ETCD: Family = Family {
+    name: "etcd",
+    files: &[
+        ("go.mod", include_str!("../../go/etcd/go.mod")),
+        ("go.sum", include_str!("../../go/etcd/go.sum")),
+    ],
+    package: "go.etcd.io/etcd/server/v3",
+    binary: "etcd",
+    links: &[],
+    module: "go.etcd.io/etcd/server/v3",
+    version_package: None,
+};
+
+pub static HELM: Family = Family {
+    name: "helm",
+    files: &[
+        ("go.mod", include_str!("../../go/helm/go.mod")),
+        ("go.sum", include_str!("../../go/helm/go.sum")),
+    ],
+    package: "helm.sh/helm/v4/cmd/helm",
+    binary: "helm",
+    links: &[],
+    module: "helm.sh/helm/v4",
+    version_package: None,
+};
+
+impl Family {
+    /// The version that `go.mod` pins, such as `v1.37.2`.
+    pub fn version(&self) -> &'static str {
+        let go_mod = self.files.first().map_or("", |(_, text)| text);
+        go_mod
+            .lines()
+            .find_map(|line| self.version_in(line))
+            .unwrap_or("unknown")
+    }
+
+    fn version_in(&self, line: &'static str) -> Option<&'static str> {
+        let mut words = line
+            .split_whitespace()
+            .skip_while(|&word| word == "require");
+        (words.next() == Some(self.module))
+            .then(|| words.next())
+            .flatten()
+    }
+
+    /// What the linker is told: leave out debug tables, and set the version. Without it the API server calls itself v0.0.0 and
+    /// kubectl refuses its own version.
+    pub fn linker_flags(&self) -> String {
+        let Some(package) = self.version_package else {
+            return "-s -w".to_owned();
+        };
+        let version = self.version();
+        let mut numbers = version.trim_start_matches('v').split('.');
+        let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
+        let variables = [
+            ("gitVersion", version),
+            ("gitMajor", major),
+            ("gitMinor", minor),
+            ("gitTreeState", "clean"),
+            ("gitCommit", "unknown"),
+            ("buildDate", "1970-01-01T00:00:00Z"),
+        ];
+        let sets = variables.map(|(name, value)| format!("-X {package}.{name}={value}"));
+        format!("-s -w {}", sets.join(" "))
+    }
+
+    /// A digest of all that decides what the build makes, given what Go says of its version and target.
+    pub fn key(&self, go: &str) -> String {
+        let mut digest = Sha256::new();
+        for (name, text) in self.files {
+            digest.update(format!("{name} {}\n{text}", text.len()));
+        }
+        digest.update(format!(
+            "{go}\n{}\n{}\n{:?}",
+            self.package,
+            self.linker_flags(),
+            self.links
+        ));
+        // 64 bits tell apart the handful of builds that one cache ever sees, and keep paths readable.
+        digest
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
