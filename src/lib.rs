@@ -17,3 +17,4 @@ pub mod model;
 pub mod source;
 pub mod store;
 pub mod unpack;
+pub mod verify;

@@ -4,13 +4,21 @@
 //! Knows nothing of HTTP, formats or stores.
 
 mod file;
-mod hash;
+mod peek;
+mod pump;
+mod ranges;
+mod spill;
+mod window;
 mod zero;
 
 use bytes::Bytes;
 
 pub use file::FileReader;
-pub use hash::{DigestSet, DigestedFeed};
+pub use peek::Peeked;
+pub use pump::Pump;
+pub use ranges::RangeSet;
+pub use spill::Spill;
+pub use window::{Fetch, Keep, Tables, Window, WindowLimits};
 pub use zero::{is_zero, nonzero_runs};
 
 use crate::error::Result;

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use sha2::Digest as _;
 
-use super::Feed;
 use crate::{
     error::Result,
+    io::Feed,
     model::{Digest, DigestAlgorithm, Received},
 };
 

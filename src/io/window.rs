@@ -1,0 +1,379 @@
+//! Random access to a stream that is read once.
+//!
+//! A format asks for tables and clusters in guest order. In most files that is also file order, and then every byte goes from
+//! the stream to its reader and is forgotten. What comes earlier than it is asked for waits: in memory up to a bound, then in
+//! the spill file. Tables that stand behind their data are fetched by range where the source can, kept, and compared with
+//! the same bytes when the stream brings them: the digest covers the stream, so nothing may be used that is not in it.
+
+use std::{collections::VecDeque, ops::Range};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Feed, RangeSet, ReadAt, Spill};
+use crate::error::{Error, Kind, Result};
+
+/// A table this far ahead of the stream is fetched by range instead of letting everything before it wait, in bytes.
+/// One round trip costs about as much as this many bytes on an ordinary link.
+const FAR: u64 = 4 << 20;
+
+/// Fetches a part of the stream's bytes out of turn.
+pub type Fetch = Box<dyn FnMut(u64, u64) -> Result<Bytes> + Send>;
+
+/// Which bytes stay available after they have gone by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Those not read yet. Reading a byte twice may fail with `NeedsSpill`.
+    Unread,
+    /// All. For files in which two reads overlap far apart; costs a copy of the file on disk.
+    All,
+}
+
+/// Bounds of a window.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowLimits {
+    /// Bytes of the stream held in memory.
+    pub memory: u64,
+    /// Bytes of tables fetched by range and held until they have been compared.
+    pub tables: u64,
+}
+
+/// A stream with random access.
+pub struct Window<F> {
+    feed: F,
+    length: Option<u64>,
+    pieces: VecDeque<Bytes>,
+    held: Range<u64>,
+    read: RangeSet,
+    keep: Keep,
+    spill: Spill,
+    limits: WindowLimits,
+    fetch: Option<Fetch>,
+    fetched: Vec<(u64, Bytes)>,
+    fetched_bytes: u64,
+}
+
+impl<F: Feed> Window<F> {
+    /// A window over `feed`, of `length` bytes if that is known. `fetch` gets ranges out of turn, where the source can.
+    pub fn new(
+        feed: F,
+        length: Option<u64>,
+        keep: Keep,
+        spill: Spill,
+        limits: WindowLimits,
+        fetch: Option<Fetch>,
+    ) -> Self {
+        Self {
+            feed,
+            length,
+            pieces: VecDeque::new(),
+            held: 0..0,
+            read: RangeSet::default(),
+            keep,
+            spill,
+            limits,
+            fetch,
+            fetched: Vec::new(),
+            fetched_bytes: 0,
+        }
+    }
+
+    /// The same bytes, for reading tables: may fetch what is far ahead out of turn.
+    pub fn tables(&mut self) -> Tables<'_, F> {
+        Tables(self)
+    }
+
+    /// Lets the rest of the stream pass, so that all of it is digested and compared.
+    ///
+    /// # Errors
+    /// What the feed says; `Changed` if fetched tables differ from what came.
+    pub fn finish(&mut self) -> Result<()> {
+        self.pieces.clear();
+        self.held.start = self.held.end;
+        while let Some(piece) = self.feed.next()? {
+            self.compare(self.held.end, &piece)?;
+            self.held.end = self.held.end.saturating_add(piece.len() as u64);
+        }
+        self.length = Some(self.held.end);
+        match self.fetched.first() {
+            Some((offset, _)) => Err(changed(*offset)),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes that had to wait on disk.
+    pub fn spilled(&self) -> u64 {
+        self.spill.written()
+    }
+
+    /// Pulls one more piece; false at the end. What stands at or after `pinned` is about to be read and stays in memory.
+    fn advance(&mut self, pinned: u64) -> Result<bool> {
+        let Some(piece) = self.feed.next()? else {
+            self.length = Some(self.held.end);
+            return Ok(false);
+        };
+        self.compare(self.held.end, &piece)?;
+        self.held.end = self.held.end.saturating_add(piece.len() as u64);
+        self.pieces.push_back(piece);
+        while self.held.end.saturating_sub(self.held.start) > self.limits.memory && self.oldest_ends_by(pinned) {
+            self.evict()?;
+        }
+        Ok(true)
+    }
+
+    fn oldest_ends_by(&self, offset: u64) -> bool {
+        self.pieces.front().is_some_and(|oldest| self.held.start.saturating_add(oldest.len() as u64) <= offset)
+    }
+
+    /// Drops the oldest piece from memory, keeping on disk what may still be asked for.
+    fn evict(&mut self) -> Result<()> {
+        let Some(piece) = self.pieces.pop_front() else { return Ok(()) };
+        let start = self.held.start;
+        let end = start.saturating_add(piece.len() as u64);
+        let nothing = RangeSet::default();
+        let done_with = match self.keep {
+            Keep::All => &nothing,
+            Keep::Unread => &self.read,
+        };
+        for range in done_with.missing(start..end) {
+            self.spill.keep(range.start, slice(&piece, start, &range))?;
+        }
+        self.read.forget_below(end);
+        self.held.start = end;
+        Ok(())
+    }
+
+    /// Compares what the stream brings at `offset` with tables that were fetched earlier, and forgets those that are through.
+    fn compare(&mut self, offset: u64, piece: &Bytes) -> Result<()> {
+        if self.fetched.is_empty() {
+            return Ok(());
+        }
+        let end = offset.saturating_add(piece.len() as u64);
+        for (start, table) in &self.fetched {
+            let both = offset.max(*start)..end.min(start.saturating_add(table.len() as u64));
+            if both.start < both.end && slice(piece, offset, &both) != slice(table, *start, &both) {
+                return Err(changed(both.start));
+            }
+        }
+        self.fetched.retain(|(start, table)| start.saturating_add(table.len() as u64) > end);
+        Ok(())
+    }
+
+    /// Copies `range` out of memory and spill file.
+    fn collect(&mut self, range: &Range<u64>) -> Result<Bytes> {
+        if let Some(bytes) = self.borrow(range) {
+            return Ok(bytes);
+        }
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let mut buffer = BytesMut::with_capacity(length);
+        let on_disk = range.start..range.end.min(self.held.start);
+        if on_disk.start < on_disk.end {
+            if !self.spill.holds(&on_disk) {
+                return Err(gone(&on_disk));
+            }
+            buffer.resize(usize::try_from(on_disk.end.saturating_sub(on_disk.start)).unwrap_or(usize::MAX), 0);
+            self.spill.read(on_disk.start, &mut buffer)?;
+        }
+        let mut start = self.held.start;
+        for piece in &self.pieces {
+            let end = start.saturating_add(piece.len() as u64);
+            buffer.extend_from_slice(slice(piece, start, range));
+            if end >= range.end {
+                break;
+            }
+            start = end;
+        }
+        Ok(buffer.freeze())
+    }
+
+    /// `range` without copying, if one piece holds all of it.
+    fn borrow(&self, range: &Range<u64>) -> Option<Bytes> {
+        let mut start = self.held.start;
+        for piece in &self.pieces {
+            let end = start.saturating_add(piece.len() as u64);
+            if range.start >= start && range.end <= end {
+                let from = usize::try_from(range.start.checked_sub(start)?).ok()?;
+                let to = usize::try_from(range.end.checked_sub(start)?).ok()?;
+                return Some(piece.slice(from..to));
+            }
+            start = end;
+        }
+        None
+    }
+
+    /// A table far ahead, by range request. `None` if it is not far, or the source cannot, or too many are held already.
+    fn fetch_table(&mut self, range: &Range<u64>) -> Result<Option<Bytes>> {
+        if range.start < self.held.end.saturating_add(FAR) || self.length.is_none_or(|length| range.end > length) {
+            return Ok(None);
+        }
+        let length = range.end.saturating_sub(range.start);
+        if self.fetched_bytes.saturating_add(length) > self.limits.tables {
+            return Ok(None);
+        }
+        let Some(fetch) = &mut self.fetch else { return Ok(None) };
+        let bytes = fetch(range.start, length)?;
+        self.fetched_bytes = self.fetched_bytes.saturating_add(length);
+        self.fetched.push((range.start, bytes.clone()));
+        Ok(Some(bytes))
+    }
+}
+
+impl<F: Feed> ReadAt for Window<F> {
+    fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let wanted = offset..offset.saturating_add(length as u64);
+        // A known length ends the read; without one only the stream's end does.
+        let end = self.length.map_or(wanted.end, |length| wanted.end.min(length));
+        while self.held.end < end && self.advance(offset)? {}
+        let range = wanted.start..end.min(self.held.end);
+        if range.start >= range.end {
+            return Ok(Bytes::new());
+        }
+        let bytes = self.collect(&range)?;
+        self.read.insert(range.start.max(self.held.start)..range.end);
+        Ok(bytes)
+    }
+}
+
+/// A window as tables are read from it.
+pub struct Tables<'a, F>(&'a mut Window<F>);
+
+impl<F: Feed> ReadAt for Tables<'_, F> {
+    fn length(&self) -> Option<u64> {
+        self.0.length()
+    }
+
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let range = offset..offset.saturating_add(length as u64);
+        match self.0.fetch_table(&range)? {
+            Some(bytes) => Ok(bytes),
+            None => self.0.read_up_to(offset, length),
+        }
+    }
+}
+
+/// The part of `bytes`, which stand at `start`, that lies in `range`.
+fn slice<'a>(bytes: &'a [u8], start: u64, range: &Range<u64>) -> &'a [u8] {
+    let clamp = |offset: u64| usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.get(clamp(range.start)..clamp(range.end)).unwrap_or_default()
+}
+
+fn changed(offset: u64) -> Error {
+    Error::new(
+        Kind::Changed,
+        format!(
+            "the source gave other bytes at {offset} the second time they were read: it was replaced meanwhile; the import starts over"
+        ),
+    )
+}
+
+fn gone(range: &Range<u64>) -> Error {
+    Error::new(Kind::NeedsSpill, format!("bytes {}..{} are needed twice and were not kept", range.start, range.end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Pieces(VecDeque<Bytes>);
+
+    impl Feed for Pieces {
+        fn next(&mut self) -> Result<Option<Bytes>> {
+            Ok(self.0.pop_front())
+        }
+    }
+
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect()
+    }
+
+    fn window(data: &[u8], piece: usize, memory: u64, keep: Keep, fetch: Option<Fetch>) -> Window<Pieces> {
+        let pieces = data.chunks(piece).map(Bytes::copy_from_slice).collect();
+        let spill = Spill::new(&std::env::temp_dir(), 1 << 30);
+        let length = Some(data.len() as u64);
+        Window::new(Pieces(pieces), length, keep, spill, WindowLimits { memory, tables: 1 << 20 }, fetch)
+    }
+
+    #[test]
+    fn in_order_reads_spill_nothing() {
+        let data = bytes(100_000);
+        let mut window = window(&data, 1000, 4000, Keep::Unread, None);
+        for (i, expected) in data.chunks(777).enumerate() {
+            assert_eq!(&window.read_up_to(i as u64 * 777, 777).unwrap()[..], expected);
+        }
+        assert_eq!(window.spilled(), 0);
+        window.finish().unwrap();
+    }
+
+    #[test]
+    fn what_waits_too_long_waits_on_disk() {
+        let data = bytes(100_000);
+        let mut window = window(&data, 1000, 4000, Keep::Unread, None);
+        for (i, expected) in data.chunks(5000).enumerate().collect::<Vec<_>>().into_iter().rev() {
+            assert_eq!(&window.read_up_to(i as u64 * 5000, 5000).unwrap()[..], expected);
+        }
+        assert!(window.spilled() > 80_000);
+    }
+
+    #[test]
+    fn reading_twice_needs_everything_kept() {
+        let data = bytes(50_000);
+        let mut once = window(&data, 1000, 4000, Keep::Unread, None);
+        once.read_up_to(0, 40_000).unwrap();
+        once.read_up_to(40_000, 10_000).unwrap();
+        assert_eq!(once.spilled(), 0);
+        assert_eq!(once.read_up_to(10, 10).unwrap_err().kind(), Kind::NeedsSpill);
+        let mut all = window(&data, 1000, 4000, Keep::All, None);
+        all.read_up_to(0, 40_000).unwrap();
+        all.read_up_to(40_000, 10_000).unwrap();
+        assert_eq!(&all.read_up_to(10, 10).unwrap()[..], &data[10..20]);
+    }
+
+    #[test]
+    fn the_end_is_short_not_an_error() {
+        let data = bytes(1500);
+        let mut window = window(&data, 1000, 4000, Keep::Unread, None);
+        assert_eq!(window.read_up_to(1400, 500).unwrap().len(), 100);
+        assert!(window.read_up_to(5000, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_spill_has_its_limit() {
+        let data = bytes(100_000);
+        let pieces = Pieces(data.chunks(1000).map(Bytes::copy_from_slice).collect());
+        let limits = WindowLimits { memory: 4000, tables: 0 };
+        let spill = Spill::new(&std::env::temp_dir(), 10_000);
+        let mut window = Window::new(pieces, Some(100_000), Keep::Unread, spill, limits, None);
+        let error = window.read_up_to(99_000, 10).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{error}");
+    }
+
+    fn fetcher(data: &[u8]) -> Fetch {
+        let data = Bytes::copy_from_slice(data);
+        Box::new(move |offset, length| {
+            let start = usize::try_from(offset).unwrap();
+            Ok(data.slice(start..start + usize::try_from(length).unwrap()))
+        })
+    }
+
+    #[test]
+    fn far_tables_are_fetched_and_compared() {
+        let data = bytes(6 << 20);
+        let far = (5 << 20) as u64;
+        let mut same = window(&data, 100_000, 1 << 20, Keep::Unread, Some(fetcher(&data)));
+        assert_eq!(&same.tables().read_up_to(far, 1000).unwrap()[..], &data[5 << 20..(5 << 20) + 1000]);
+        assert_eq!((same.spilled(), same.held.end), (0, 0), "the stream must not move for a far table");
+        same.finish().unwrap();
+
+        let mut other = data.clone();
+        other[(5 << 20) + 999] ^= 1;
+        let mut lied = window(&data, 100_000, 1 << 20, Keep::Unread, Some(fetcher(&other)));
+        lied.tables().read_up_to(far, 1000).unwrap();
+        assert_eq!(lied.finish().unwrap_err().kind(), Kind::Changed);
+        let mut seen = window(&data, 100_000, 1 << 20, Keep::Unread, Some(fetcher(&other)));
+        seen.tables().read_up_to(far, 1000).unwrap();
+        assert_eq!(seen.read_up_to(0, data.len()).unwrap_err().kind(), Kind::Changed);
+    }
+}
