@@ -3,7 +3,7 @@
 # Usage: boot.sh FILE FORMAT [SECONDS]     FORMAT as qemu names it (raw, qcow2…); SECONDS: limit, 180
 # Exits 0 when the guest says that it runs and that its disk reads right. FILE is not changed.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ $# -ge 2 ]] || die "usage: boot.sh FILE FORMAT [SECONDS]"

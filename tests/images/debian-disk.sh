@@ -5,12 +5,12 @@
 # Every *.qcow2 and disk.raw.* there holds exactly the bytes of disk.raw. boot.sh boots them.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$HERE/lib.sh"
 
 PARTITION_MIB=319 # with the MiB before it for the boot record: a disk of 320 MiB
 MODULES=(virtio_pci virtio_blk virtio_scsi sd_mod ata_piix nvme ext4) # disks it may be given
-FINAL=$CACHE/images/debian-$(cat "$HERE/debian-disk.sh" "$HERE/lib.sh" | sha256sum | cut -c1-12)
+FINAL=$CACHE/images/debian-$(sha256sum <"$HERE/debian-disk.sh" | cut -c1-12)
 
 # The essential packages of this machine's Debian release, unpacked and set up, as a tar.
 make_root() {
@@ -170,15 +170,14 @@ make_packed() {
 }
 
 check_same() {
-  local file
+  local file bzip2
   say "checking that all of them hold the same bytes"
-  for file in *.qcow2; do
-    qemu-img compare -q -s -f raw -F qcow2 disk.raw "$file" || qemu-img compare -q -f raw -F qcow2 disk.raw "$file"
-  done
+  bzip2 -dc disk.raw.bz2 | cmp - disk.raw & bzip2=$!
+  for file in *.qcow2; do qemu-img compare -q -f raw -F qcow2 disk.raw "$file"; done
   gzip -dc disk.raw.gz | cmp - disk.raw
   xz -dc -T0 disk.raw.xz | cmp - disk.raw
   zstd -dcq disk.raw.zst | cmp - disk.raw
-  bzip2 -dc disk.raw.bz2 | cmp - disk.raw
+  wait "$bzip2"
 }
 
 build() {

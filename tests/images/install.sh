@@ -4,7 +4,7 @@
 # not installed. That one is the oracle the tests compare with.
 # Usage: install.sh        Afterwards $CACHE/bin has qemu-img, qemu-io and qemu-nbd.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PACKAGES=(

@@ -54,6 +54,7 @@ debian_codename() (. /etc/os-release && printf '%s\n' "${VERSION_CODENAME:?this 
 debian_mirror() {
   local code mirror
   code=$(debian_codename)
+  # shellcheck disable=SC2016 # apt fills these in, not the shell
   mirror=$(apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' \
     'Created-By: Packages' | awk -v c="$code" '$1 == c && $2 == "main" { print $3; exit }')
   [[ -n $mirror ]] || die "no apt source of this machine has $code main; add one to /etc/apt"
