@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compression, ContentManifest, Digest, DiskFormat};
+use super::{Compression, ContainerFormat, ContentManifest, Digest, DiskFormat};
 
 /// Which stored object is meant: one revision of one image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +70,8 @@ pub struct StoredImage {
     pub source_digests: Vec<Digest>,
     /// What was found in the source.
     pub source_format: DiskFormat,
+    /// What was around it.
+    pub container_format: ContainerFormat,
     /// What the guest sees.
     pub manifest: ContentManifest,
 }

@@ -1,6 +1,6 @@
 //! The proof that bytes were checked. Stores publish nothing without it.
 
-use super::{ContentManifest, Digest, DiskFormat, Rule, Violation};
+use super::{ContainerFormat, ContentManifest, Digest, DiskFormat, Rule, Violation};
 
 /// What came from the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Evidence {
     pub declared: Vec<Digest>,
     /// The format found.
     pub source_format: DiskFormat,
+    /// What was around it.
+    pub container_format: ContainerFormat,
     /// Rules that inspection found broken.
     pub violations: Vec<Violation>,
     /// What the guest sees.
@@ -42,6 +44,11 @@ impl Verified {
     /// The format found in the source.
     pub fn source_format(&self) -> DiskFormat {
         self.evidence.source_format
+    }
+
+    /// What was around it.
+    pub fn container_format(&self) -> ContainerFormat {
+        self.evidence.container_format
     }
 
     /// What the guest sees.
@@ -95,6 +102,7 @@ mod tests {
             received: Received { length: 1, digests: vec![computed.parse().unwrap()] },
             declared: vec![declared.parse().unwrap()],
             source_format: DiskFormat::Raw,
+            container_format: ContainerFormat::Bare,
             violations: vec![],
             manifest: ContentManifest::default(),
         }
