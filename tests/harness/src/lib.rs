@@ -1,6 +1,7 @@
 //! Starts the real servers that Vitrine's tests, demo and benchmarks run against, and ends them without a trace.
 //!
 //! * [`cluster::ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, several at once;
+//! * [`http::FaultServer`] and [`http::ForwardProxy`]: an HTTP server that misbehaves on demand, and a proxy that counts;
 //! * [`scope::Scope`] and [`process::Process`]: a folder and the processes started in it, which end when their owner does, even by
 //!   `kill -9`;
 //! * [`tools`]: the Kubernetes programs, built once from pinned Go modules into a cache outside the tree.
@@ -9,7 +10,7 @@
 
 pub mod cluster;
 pub mod error;
-
+pub mod http;
 pub mod pki;
 pub mod port;
 pub mod process;
@@ -18,7 +19,7 @@ pub mod tools;
 
 pub use cluster::ControlPlane;
 pub use error::{Error, Result};
-
+pub use http::{Content, Fault, FaultServer, ForwardProxy, Route};
 pub use process::Process;
 pub use scope::Scope;
 pub use tools::Tool;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -35,13 +35,9 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().context(|| "make a key")?;
-        let issuer = CertifiedIssuer::self_signed(params, key)
-            .context(|| format!("sign the authority {name}"))?;
+        let issuer = CertifiedIssuer::self_signed(params, key).context(|| format!("sign the authority {name}"))?;
         Ok(Self { issuer })
     }
 
@@ -58,9 +54,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
         if let Some(group) = group {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, group);
+            params.distinguished_name.push(DnType::OrganizationName, group);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params)
@@ -73,9 +67,7 @@ impl Authority {
     pub fn server(&self, names: &[&str]) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).context(|| "name a server")?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "vitrine-lab server");
+        params.distinguished_name.push(DnType::CommonName, "vitrine-lab server");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(params)
     }
@@ -84,13 +76,8 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().context(|| "make a key")?;
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .context(|| "sign a certificate")?;
-        Ok(Identity {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        let certificate = params.signed_by(&key, &self.issuer).context(|| "sign a certificate")?;
+        Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
     /// TLS for a client that trusts this authority alone, and shows `identity` if it has one.
@@ -99,9 +86,7 @@ impl Authority {
     /// When the identity's key does not fit its certificate.
     pub fn client_config(&self, identity: Option<&Identity>) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
-        roots
-            .add(self.issuer.der().clone())
-            .context(|| "trust the authority")?;
+        roots.add(self.issuer.der().clone()).context(|| "trust the authority")?;
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .context(|| "choose TLS versions")?
@@ -132,10 +117,7 @@ impl Identity {
     }
 
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>> {
-        Ok(vec![
-            CertificateDer::from_pem_slice(self.certificate.as_bytes())
-                .context(|| "read a certificate")?,
-        ])
+        Ok(vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).context(|| "read a certificate")?])
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>> {

@@ -30,24 +30,18 @@ impl PortLease {
     pub fn reserve() -> Result<Self> {
         let start = RandomState::new().hash_one(std::process::id()) % u64::from(COUNT);
         let start = u16::try_from(start).unwrap_or_default();
-        (0..COUNT)
-            .map(|step| FIRST + (start + step) % COUNT)
-            .find_map(Self::try_reserve)
-            .ok_or_else(|| {
-                Error::new(format!(
-                    "no free TCP port on 127.0.0.1 from {FIRST} to {}: stop some servers",
-                    FIRST + COUNT - 1
-                ))
-            })
+        (0..COUNT).map(|step| FIRST + (start + step) % COUNT).find_map(Self::try_reserve).ok_or_else(|| {
+            Error::new(format!(
+                "no free TCP port on 127.0.0.1 from {FIRST} to {}: stop some servers",
+                FIRST + COUNT - 1
+            ))
+        })
     }
 
     fn try_reserve(port: u16) -> Option<Self> {
         let reservation = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
         TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
-        Some(Self {
-            port,
-            _reservation: reservation,
-        })
+        Some(Self { port, _reservation: reservation })
     }
 
     /// The port's number.

@@ -50,15 +50,10 @@ impl Process {
     /// # Errors
     /// When the log cannot be written or the program cannot be started.
     pub fn spawn(name: &str, mut command: Command, log: PathBuf) -> Result<Self> {
-        let output = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .context(|| format!("open {}", log.display()))?;
+        let output =
+            OpenOptions::new().create(true).append(true).open(&log).context(|| format!("open {}", log.display()))?;
         let log_start = output.metadata().map_or(0, |metadata| metadata.len());
-        let errors = output
-            .try_clone()
-            .context(|| format!("open {}", log.display()))?;
+        let errors = output.try_clone().context(|| format!("open {}", log.display()))?;
         let child = command
             .stdout(output)
             .stderr(errors)
@@ -91,18 +86,14 @@ impl Process {
             log.seek(SeekFrom::Start(self.log_start))?;
             log.read_to_end(&mut text)
         });
-        read.map(|_| String::from_utf8_lossy(&text).into_owned())
-            .unwrap_or_default()
+        read.map(|_| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
 
     /// The last lines it has written.
     pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        lines
-            .get(lines.len().saturating_sub(TAIL_LINES)..)
-            .unwrap_or_default()
-            .join("\n")
+        lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default().join("\n")
     }
 
     /// How it ended, or none while it runs.
@@ -129,10 +120,7 @@ impl Process {
         if !matches!(child.try_wait(), Ok(None)) {
             return Ok(());
         }
-        let pid = i32::try_from(self.id)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| Error::new("a pid of 0"))?;
+        let pid = i32::try_from(self.id).ok().and_then(Pid::from_raw).ok_or_else(|| Error::new("a pid of 0"))?;
         kill_process(pid, signal).context(|| format!("send a signal to {}", self.name))
     }
 
@@ -150,8 +138,7 @@ impl Process {
     /// # Errors
     /// When it has not ended by the deadline; the message holds the end of its log.
     pub async fn wait(&self, deadline: Duration) -> Result<ExitStatus> {
-        self.wait_until(deadline, "has not ended", |process| process.ended())
-            .await
+        self.wait_until(deadline, "has not ended", |process| process.ended()).await
     }
 
     /// Waits until its log holds `text`.
@@ -161,12 +148,11 @@ impl Process {
     pub async fn wait_for_log(&self, text: &str, deadline: Duration) -> Result<()> {
         let seen = |process: &Self| match process.log().contains(text) {
             true => Some(Ok(())),
-            false => process.ended().map(|status| {
-                Err(process.complaint(&format!("ended ({status}) before it wrote {text:?}")))
-            }),
+            false => process
+                .ended()
+                .map(|status| Err(process.complaint(&format!("ended ({status}) before it wrote {text:?}")))),
         };
-        self.wait_until(deadline, &format!("has not written {text:?}"), seen)
-            .await?
+        self.wait_until(deadline, &format!("has not written {text:?}"), seen).await?
     }
 
     /// Waits for its end and says what it used. Call it right after the start: memory is sampled while it waits.
@@ -183,12 +169,7 @@ impl Process {
             exited.then(|| process.ended()).flatten()
         });
         let status = status.await?;
-        Ok(Usage {
-            status,
-            wall: self.started.elapsed(),
-            cpu,
-            peak_rss,
-        })
+        Ok(Usage { status, wall: self.started.elapsed(), cpu, peak_rss })
     }
 
     /// Its resident memory now, in bytes; none once it has ended.
@@ -206,25 +187,18 @@ impl Process {
         // proc_pid_stat(5): fields 14 and 15, counted from the state (3) that follows the name in parentheses.
         let fields = self.stat_fields()?;
         let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-        Some(Duration::from_secs_f64(
-            ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
-        ))
+        Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
     /// An error that says `what` of this process and shows the end of its log.
     pub fn complaint(&self, what: &str) -> Error {
         let Self { name, log, .. } = self;
-        Error::new(format!(
-            "{name} {what}. The end of {}:\n{}",
-            log.display(),
-            self.log_tail()
-        ))
+        Error::new(format!("{name} {what}. The end of {}:\n{}", log.display(), self.log_tail()))
     }
 
     /// Whether it has exited but was not waited for.
     fn has_exited(&self) -> bool {
-        self.stat_fields()
-            .is_none_or(|fields| fields.first().is_some_and(|state| state == "Z"))
+        self.stat_fields().is_none_or(|fields| fields.first().is_some_and(|state| state == "Z"))
     }
 
     fn stat_fields(&self) -> Option<Vec<String>> {
@@ -236,11 +210,7 @@ impl Process {
     fn status_kib(&self, key: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        line.split_whitespace()
-            .next()?
-            .parse::<u64>()
-            .ok()?
-            .checked_mul(1024)
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
     }
 
     async fn wait_until<T>(
@@ -255,9 +225,7 @@ impl Process {
                 return Ok(found);
             }
             if start.elapsed() > deadline {
-                return Err(
-                    self.complaint(&format!("{failing} after {} s", deadline.as_secs_f32()))
-                );
+                return Err(self.complaint(&format!("{failing} after {} s", deadline.as_secs_f32())));
             }
             tokio::time::sleep(POLL).await;
         }

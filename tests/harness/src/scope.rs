@@ -64,19 +64,11 @@ impl Scope {
             .tempdir_in(&parent)
             .context(|| format!("make a folder in {}", parent.display()))?
             .keep();
-        let owner =
-            File::create(dir.join(OWNER)).context(|| format!("write in {}", dir.display()))?;
-        owner
-            .lock()
-            .context(|| format!("lock {}/{OWNER}", dir.display()))?;
+        let owner = File::create(dir.join(OWNER)).context(|| format!("write in {}", dir.display()))?;
+        owner.lock().context(|| format!("lock {}/{OWNER}", dir.display()))?;
         let mark = mark_of(&dir);
         let keeper = start_keeper(&dir, Stdio::piped())?;
-        Ok(Self {
-            dir,
-            mark,
-            keeper,
-            _owner: owner,
-        })
+        Ok(Self { dir, mark, keeper, _owner: owner })
     }
 
     /// The scope's folder. Its path holds for as long as the scope lives.
@@ -87,10 +79,7 @@ impl Scope {
     /// A command whose process will end with the scope, whoever starts it. Its input is empty, and it works in the scope's folder.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command
-            .env(MARK, &self.mark)
-            .current_dir(&self.dir)
-            .stdin(Stdio::null());
+        command.env(MARK, &self.mark).current_dir(&self.dir).stdin(Stdio::null());
         command
     }
 
@@ -110,29 +99,18 @@ impl Drop for Scope {
     fn drop(&mut self) {
         drop(self.keeper.stdin.take());
         if let Err(error) = self.keeper.wait() {
-            eprintln!(
-                "the keeper of {} cannot be waited for: {error}",
-                self.dir.display()
-            );
+            eprintln!("the keeper of {} cannot be waited for: {error}", self.dir.display());
         }
     }
 }
 
 fn mark_of(dir: &Path) -> String {
-    dir.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn start_keeper(dir: &Path, pipe: Stdio) -> Result<Child> {
     Command::new("/bin/sh")
-        .args([
-            "-c",
-            KEEPER,
-            "vitrine-lab-keeper",
-            &format!("{MARK}={}", mark_of(dir)),
-        ])
+        .args(["-c", KEEPER, "vitrine-lab-keeper", &format!("{MARK}={}", mark_of(dir))])
         .arg(dir)
         // A scope inside a scope: the outer one must not kill this keeper before it has done its work.
         .env_remove(MARK)
@@ -150,11 +128,7 @@ fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
-    for dir in entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| is_stale(path))
-    {
+    for dir in entries.flatten().map(|entry| entry.path()).filter(|path| is_stale(path)) {
         if let Ok(mut keeper) = start_keeper(&dir, Stdio::null()) {
             // Waited for elsewhere, so that a stuck process of a dead run delays nobody.
             std::thread::spawn(move || keeper.wait());
@@ -163,23 +137,14 @@ fn sweep(parent: &Path) {
 }
 
 fn is_stale(dir: &Path) -> bool {
-    let named = dir
-        .file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-    named
-        && is_ours_and_old(dir)
-        && File::open(dir.join(OWNER)).is_ok_and(|owner| owner.try_lock().is_ok())
+    let named = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    named && is_ours_and_old(dir) && File::open(dir.join(OWNER)).is_ok_and(|owner| owner.try_lock().is_ok())
 }
 
 fn is_ours_and_old(dir: &Path) -> bool {
     let Ok(metadata) = fs::symlink_metadata(dir) else {
         return false;
     };
-    let age = metadata
-        .modified()
-        .ok()
-        .and_then(|time| time.elapsed().ok());
-    metadata.is_dir()
-        && metadata.uid() == rustix::process::getuid().as_raw()
-        && age.is_some_and(|age| age > SWEEP_AGE)
+    let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
+    metadata.is_dir() && metadata.uid() == rustix::process::getuid().as_raw() && age.is_some_and(|age| age > SWEEP_AGE)
 }

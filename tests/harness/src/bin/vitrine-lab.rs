@@ -1,9 +1,10 @@
 //! `vitrine-lab`: the harness by hand, for scripts, the demo and looking around. Parses, calls the library, prints.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
-use vitrine_harness::{ControlPlane, Error, Result, Tool, tools};
+use vitrine_harness::{ControlPlane, Error, FaultServer, Result, Tool, tools};
 
 const USAGE: &str = "usage: vitrine-lab tools            build the Kubernetes programs, or find them in the cache, and print their paths
        vitrine-lab up               run a control plane until Ctrl-C (or SIGTERM)
@@ -16,6 +17,8 @@ async fn main() -> ExitCode {
     let done = match args.as_slice() {
         ["tools"] => print_tools(),
         ["up"] => run_control_plane().await,
+        ["serve", folder] => serve(folder, "0").await,
+        ["serve", folder, "--port", port] => serve(folder, port).await,
         _ => Err(Error::new(USAGE)),
     };
     match done {
@@ -50,14 +53,16 @@ async fn run_control_plane() -> Result<()> {
     wait_for_end().await
 }
 
+async fn serve(folder: &str, port: &str) -> Result<()> {
+    let port = port.parse().map_err(|error| Error::new(format!("--port {port}: {error}")))?;
+    let server = FaultServer::serve_folder(Path::new(folder), port)?;
+    println!("{}", server.url("/"));
+    wait_for_end().await
+}
+
 async fn wait_for_end() -> Result<()> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Error::new(format!("cannot listen for signals: {error}")))
-    };
-    let (mut interrupt, mut terminate) = (
-        listen(SignalKind::interrupt())?,
-        listen(SignalKind::terminate())?,
-    );
+    let listen = |kind| signal(kind).map_err(|error| Error::new(format!("cannot listen for signals: {error}")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

@@ -12,14 +12,8 @@ use crate::error::{Context, Result};
 use crate::pki::{Authority, Identity, signing_key};
 
 /// What the API server is reached by. 10.96.0.1 is its service's address, for whoever brings nodes.
-const SERVER_NAMES: [&str; 6] = [
-    "127.0.0.1",
-    "localhost",
-    "10.96.0.1",
-    "kubernetes",
-    "kubernetes.default",
-    "kubernetes.default.svc",
-];
+const SERVER_NAMES: [&str; 6] =
+    ["127.0.0.1", "localhost", "10.96.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
 
 pub struct Access {
     dir: PathBuf,
@@ -40,16 +34,10 @@ impl Access {
         let authority = Authority::new("vitrine-lab")?;
         let admin = authority.client("admin", Some("system:masters"))?;
         // The controllers act as themselves and not each as its own service account, which starts 3 s faster, but takes every right.
-        let controllers =
-            authority.client("system:kube-controller-manager", Some("system:masters"))?;
+        let controllers = authority.client("system:kube-controller-manager", Some("system:masters"))?;
         let server = authority.server(&SERVER_NAMES)?;
         let (private, public) = signing_key()?;
-        let access = Self {
-            dir: dir.to_owned(),
-            authority,
-            admin,
-            controllers,
-        };
+        let access = Self { dir: dir.to_owned(), authority, admin, controllers };
         access.write("ca.crt", &access.authority.pem())?;
         access.write("apiserver.crt", &server.certificate)?;
         access.write("apiserver.key", &server.key)?;
@@ -60,14 +48,8 @@ impl Access {
 
     /// Writes the kubeconfigs of the administrator and of the controllers.
     pub fn write_kubeconfigs(&self, url: &str) -> Result<()> {
-        self.write(
-            "admin.kubeconfig",
-            &self.kubeconfig(url, &Proof::Certificate(&self.admin)),
-        )?;
-        self.write(
-            "controllers.kubeconfig",
-            &self.kubeconfig(url, &Proof::Certificate(&self.controllers)),
-        )
+        self.write("admin.kubeconfig", &self.kubeconfig(url, &Proof::Certificate(&self.admin)))?;
+        self.write("controllers.kubeconfig", &self.kubeconfig(url, &Proof::Certificate(&self.controllers)))
     }
 
     /// The text of a kubeconfig. It is JSON, which is YAML too, and nothing in it needs escaping: base64, a URL, a token.
@@ -76,10 +58,7 @@ impl Access {
         let user = match proof {
             Proof::Token(token) => format!(r#""token":"{token}""#),
             Proof::Certificate(identity) => {
-                let (certificate, key) = (
-                    STANDARD.encode(&identity.certificate),
-                    STANDARD.encode(&identity.key),
-                );
+                let (certificate, key) = (STANDARD.encode(&identity.certificate), STANDARD.encode(&identity.key));
                 format!(r#""client-certificate-data":"{certificate}","client-key-data":"{key}""#)
             }
         };
@@ -115,9 +94,6 @@ impl Access {
 
 impl std::fmt::Debug for Access {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Access")
-            .field("dir", &self.dir)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Access").field("dir", &self.dir).finish_non_exhaustive()
     }
 }

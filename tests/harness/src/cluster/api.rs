@@ -37,31 +37,16 @@ impl Api {
     }
 
     async fn ask(&self, path: &str) -> Result<(u16, String)> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))
-            .await
-            .context(|| "connect")?;
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.context(|| "connect")?;
         let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
-        let mut stream = TlsConnector::from(Arc::clone(&self.tls))
-            .connect(name, stream)
-            .await
-            .context(|| "TLS")?;
+        let mut stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.context(|| "TLS")?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .context(|| "send")?;
+        stream.write_all(request.as_bytes()).await.context(|| "send")?;
         let mut answer = Vec::new();
-        stream
-            .read_to_end(&mut answer)
-            .await
-            .context(|| "receive")?;
+        stream.read_to_end(&mut answer).await.context(|| "receive")?;
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status = answer
-            .split_whitespace()
-            .nth(1)
-            .and_then(|status| status.parse().ok());
-        let status = status
-            .ok_or_else(|| Error::new(format!("no HTTP answer from {}{path}", self.url())))?;
+        let status = answer.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| Error::new(format!("no HTTP answer from {}{path}", self.url())))?;
         Ok((status, answer))
     }
 }

@@ -33,10 +33,7 @@ impl Output {
     pub fn success(self) -> Result<String> {
         match self.status.success() {
             true => Ok(self.stdout),
-            false => Err(Error::new(format!(
-                "{}: {}{}",
-                self.status, self.stderr, self.stdout
-            ))),
+            false => Err(Error::new(format!("{}: {}{}", self.status, self.stderr, self.stdout))),
         }
     }
 }
@@ -63,9 +60,7 @@ impl ControlPlane {
     /// # Errors
     /// When kubectl or the API server refuses; the message holds its reason.
     pub async fn apply(&self, manifest: &str) -> Result<String> {
-        self.kubectl_with_input(&["apply", "--server-side", "-f", "-"], manifest)
-            .await?
-            .success()
+        self.kubectl_with_input(&["apply", "--server-side", "-f", "-"], manifest).await?.success()
     }
 
     /// Runs helm with every right, building it first if need be.
@@ -84,10 +79,7 @@ impl ControlPlane {
         let manifest = format!(
             "{{apiVersion: v1, kind: Node, metadata: {{name: {name}, labels: {{kubernetes.io/hostname: {name}}}}}}}"
         );
-        self.kubectl_with_input(&["create", "-f", "-"], &manifest)
-            .await?
-            .success()
-            .map(drop)
+        self.kubectl_with_input(&["create", "-f", "-"], &manifest).await?.success().map(drop)
     }
 
     /// A token of the service account `account`. With a node it carries the claim that a pod's token on that node carries, which
@@ -95,12 +87,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the account or the node does not exist.
-    pub async fn token(
-        &self,
-        namespace: &str,
-        account: &str,
-        node: Option<&str>,
-    ) -> Result<String> {
+    pub async fn token(&self, namespace: &str, account: &str, node: Option<&str>) -> Result<String> {
         let mut args = vec!["create", "token", account, "-n", namespace];
         if let Some(node) = node {
             args.extend(["--bound-object-kind", "Node", "--bound-object-name", node]);
@@ -112,18 +99,10 @@ impl ControlPlane {
     ///
     /// # Errors
     /// As [`ControlPlane::token`], or when the file cannot be written.
-    pub async fn kubeconfig_for(
-        &self,
-        namespace: &str,
-        account: &str,
-        node: Option<&str>,
-    ) -> Result<PathBuf> {
+    pub async fn kubeconfig_for(&self, namespace: &str, account: &str, node: Option<&str>) -> Result<PathBuf> {
         let token = self.token(namespace, account, node).await?;
         let name = format!("{namespace}.{account}.{}.kubeconfig", node.unwrap_or("any"));
-        self.access.write(
-            &name,
-            &self.access.kubeconfig(&self.url(), &Proof::Token(&token)),
-        )?;
+        self.access.write(&name, &self.access.kubeconfig(&self.url(), &Proof::Token(&token)))?;
         Ok(self.access.path(&name))
     }
 
@@ -135,15 +114,8 @@ impl ControlPlane {
         let tools = tools::ensure(&[tool])?;
         let mut command = self.scope.command(tools.path(tool)?);
         // Caches and configuration go to the scope's folder and not to the user's home.
-        command
-            .env("KUBECONFIG", self.kubeconfig())
-            .env("HOME", self.scope.dir());
-        for variable in [
-            "XDG_CACHE_HOME",
-            "XDG_CONFIG_HOME",
-            "XDG_DATA_HOME",
-            "KUBECACHEDIR",
-        ] {
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.scope.dir());
+        for variable in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "KUBECACHEDIR"] {
             command.env_remove(variable);
         }
         Ok(command)
@@ -151,34 +123,18 @@ impl ControlPlane {
 
     async fn run(&self, tool: Tool, args: &[&str], input: Option<&str>) -> Result<Output> {
         // Building helm takes minutes the first time.
-        tokio::task::spawn_blocking(move || tools::ensure(&[tool]))
-            .await
-            .context(|| "build the tools")??;
+        tokio::task::spawn_blocking(move || tools::ensure(&[tool])).await.context(|| "build the tools")??;
         let mut command = self.command(tool)?;
         command.args(args);
-        let done = tokio::time::timeout(
-            COMMAND_DEADLINE,
-            run_to_end(command, input.unwrap_or_default()),
-        )
-        .await;
+        let done = tokio::time::timeout(COMMAND_DEADLINE, run_to_end(command, input.unwrap_or_default())).await;
         let doing = || format!("{} {}", tool.name(), args.join(" "));
-        done.context(|| {
-            format!(
-                "{} took longer than {} s",
-                doing(),
-                COMMAND_DEADLINE.as_secs()
-            )
-        })?
-        .context(doing)
+        done.context(|| format!("{} took longer than {} s", doing(), COMMAND_DEADLINE.as_secs()))?.context(doing)
     }
 }
 
 async fn run_to_end(command: Command, input: &str) -> std::io::Result<Output> {
     let mut command = tokio::process::Command::from(command);
-    let pipes = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.kill_on_drop(true).spawn()?;
     let pipe = child.stdin.take();
     let feed = async {
@@ -188,15 +144,7 @@ async fn run_to_end(command: Command, input: &str) -> std::io::Result<Output> {
         }
     };
     let (done, ()) = tokio::join!(child.wait_with_output(), feed);
-    let std::process::Output {
-        status,
-        stdout,
-        stderr,
-    } = done?;
+    let std::process::Output { status, stdout, stderr } = done?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Output {
-        status,
-        stdout: text(stdout),
-        stderr: text(stderr),
-    })
+    Ok(Output { status, stdout: text(stdout), stderr: text(stderr) })
 }

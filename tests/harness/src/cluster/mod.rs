@@ -62,18 +62,8 @@ impl ControlPlane {
         let etcd = programs::start_etcd(&scope, tools.path(Tool::Etcd)?).await?;
         let (apiserver, port, api) = start_apiserver_somewhere(&scope, &tools, &access).await?;
         access.write_kubeconfigs(&api.url())?;
-        let controllers =
-            programs::start_controllers(&scope, tools.path(Tool::KubeControllerManager)?)?;
-        let plane = Self {
-            controllers,
-            apiserver: Mutex::new(Some(apiserver)),
-            etcd,
-            port,
-            access,
-            api,
-            tools,
-            scope,
-        };
+        let controllers = programs::start_controllers(&scope, tools.path(Tool::KubeControllerManager)?)?;
+        let plane = Self { controllers, apiserver: Mutex::new(Some(apiserver)), etcd, port, access, api, tools, scope };
         plane.wait_for_controllers().await?;
         Ok(plane)
     }
@@ -120,10 +110,7 @@ impl ControlPlane {
             ("kube-apiserver", apiserver),
             ("kube-controller-manager", self.controllers.rss()),
         ];
-        parts
-            .into_iter()
-            .filter_map(|(name, rss)| rss.map(|rss| (name, rss)))
-            .collect()
+        parts.into_iter().filter_map(|(name, rss)| rss.map(|rss| (name, rss))).collect()
     }
 
     /// Stops the API server as a rolling update would: it finishes requests and closes watches. Its port and data stay.
@@ -151,11 +138,8 @@ impl ControlPlane {
         if self.apiserver().is_some() {
             return Ok(());
         }
-        let apiserver = programs::start_apiserver(
-            &self.scope,
-            self.tools.path(Tool::KubeApiserver)?,
-            self.port.port(),
-        )?;
+        let apiserver =
+            programs::start_apiserver(&self.scope, self.tools.path(Tool::KubeApiserver)?, self.port.port())?;
         wait_until_ready(&apiserver, &self.api).await?;
         *self.apiserver() = Some(apiserver);
         Ok(())
@@ -175,14 +159,10 @@ impl ControlPlane {
         let account = "/api/v1/namespaces/default/serviceaccounts/default";
         while !matches!(self.api.get(account).await, Ok((200, _))) {
             if let Some(status) = self.controllers.ended() {
-                return Err(self
-                    .controllers
-                    .complaint(&format!("ended ({status}) before it was ready")));
+                return Err(self.controllers.complaint(&format!("ended ({status}) before it was ready")));
             }
             if start.elapsed() > START_DEADLINE {
-                return Err(self
-                    .controllers
-                    .complaint("has not made the default service account"));
+                return Err(self.controllers.complaint("has not made the default service account"));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -190,9 +170,7 @@ impl ControlPlane {
     }
 
     fn apiserver(&self) -> MutexGuard<'_, Option<Process>> {
-        self.apiserver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.apiserver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -204,8 +182,7 @@ async fn start_apiserver_somewhere(
     let mut last = Error::new("no port was tried");
     for _ in 0..PORT_ATTEMPTS {
         let port = PortLease::reserve()?;
-        let apiserver =
-            programs::start_apiserver(scope, tools.path(Tool::KubeApiserver)?, port.port())?;
+        let apiserver = programs::start_apiserver(scope, tools.path(Tool::KubeApiserver)?, port.port())?;
         let api = Api::new(port.port(), access.admin_tls()?);
         match wait_until_ready(&apiserver, &api).await {
             Ok(()) => return Ok((apiserver, port, api)),
@@ -227,10 +204,7 @@ async fn wait_until_ready(apiserver: &Process, api: &Api) -> Result<()> {
             return Err(apiserver.complaint(&format!("ended ({status}) before it was ready")));
         }
         if start.elapsed() > START_DEADLINE {
-            return Err(apiserver.complaint(&format!(
-                "is not ready after {} s ({answer:?})",
-                START_DEADLINE.as_secs()
-            )));
+            return Err(apiserver.complaint(&format!("is not ready after {} s ({answer:?})", START_DEADLINE.as_secs())));
         }
         tokio::time::sleep(POLL).await;
     }

@@ -34,12 +34,7 @@ pub async fn start_etcd(scope: &Scope, program: &Path) -> Result<Process> {
     let mut command = scope.command(program);
     command
         // A test's data need not survive a power cut.
-        .args([
-            "--name=lab",
-            "--data-dir=etcd",
-            "--unsafe-no-fsync",
-            "--log-level=warn",
-        ])
+        .args(["--name=lab", "--data-dir=etcd", "--unsafe-no-fsync", "--log-level=warn"])
         .arg(format!("--listen-client-urls={client}"))
         .arg(format!("--advertise-client-urls={client}"))
         .arg(format!("--listen-peer-urls={peer}"))
@@ -47,10 +42,7 @@ pub async fn start_etcd(scope: &Scope, program: &Path) -> Result<Process> {
         .arg(format!("--initial-cluster=lab={peer}"));
     let etcd = scope.spawn("etcd", command)?;
     let start = Instant::now();
-    while UnixStream::connect(scope.dir().join(ETCD_SOCKET))
-        .await
-        .is_err()
-    {
+    while UnixStream::connect(scope.dir().join(ETCD_SOCKET)).await.is_err() {
         if etcd.ended().is_some() || start.elapsed() > ETCD_DEADLINE {
             return Err(etcd.complaint("does not take connections"));
         }
@@ -65,30 +57,16 @@ pub fn start_apiserver(scope: &Scope, program: &Path, port: u16) -> Result<Proce
     command
         .arg(format!("--etcd-servers=unix:{ETCD_SOCKET}"))
         .arg(format!("--secure-port={port}"))
-        .args([
-            "--bind-address=127.0.0.1",
-            "--service-cluster-ip-range=10.96.0.0/16",
-        ])
+        .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
         // It refuses to advertise a loopback address; nothing follows the advertised one, as nothing writes it to an Endpoints.
-        .args([
-            "--advertise-address=192.0.2.1",
-            "--endpoint-reconciler-type=none",
-        ])
-        .args([
-            "--client-ca-file=ca.crt",
-            "--tls-cert-file=apiserver.crt",
-            "--tls-private-key-file=apiserver.key",
-        ])
-        .args([
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-account-key-file=accounts.pub",
-        ])
+        .args(["--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none"])
+        .args(["--client-ca-file=ca.crt", "--tls-cert-file=apiserver.crt", "--tls-private-key-file=apiserver.key"])
+        .args(["--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=accounts.pub"])
         .arg("--service-account-signing-key-file=accounts.key")
-        .args([
-            "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
-        ])
-        .args(["--allow-privileged=true", "--profiling=false"]);
+        .args(["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"])
+        .args(["--allow-privileged=true", "--profiling=false"])
+        // Without it, stopping waits a minute for the watches that clients never close.
+        .arg("--shutdown-watch-termination-grace-period=2s");
     scope.spawn("kube-apiserver", command)
 }
 
@@ -96,16 +74,8 @@ pub fn start_apiserver(scope: &Scope, program: &Path, port: u16) -> Result<Proce
 pub fn start_controllers(scope: &Scope, program: &Path) -> Result<Process> {
     let mut command = scope.command(program);
     command
-        .args([
-            "--kubeconfig=controllers.kubeconfig",
-            "--secure-port=0",
-            "--leader-elect=false",
-            "--profiling=false",
-        ])
-        .args([
-            "--service-account-private-key-file=accounts.key",
-            "--root-ca-file=ca.crt",
-        ])
+        .args(["--kubeconfig=controllers.kubeconfig", "--secure-port=0", "--leader-elect=false", "--profiling=false"])
+        .args(["--service-account-private-key-file=accounts.key", "--root-ca-file=ca.crt"])
         .arg(format!("--controllers={}", CONTROLLERS.join(",")));
     scope.spawn("kube-controller-manager", command)
 }

@@ -35,15 +35,9 @@ pub fn ensure(family: &Family) -> Result<PathBuf> {
 
 /// Go's version and target, which decide the result as much as the sources do.
 fn go_version() -> Result<String> {
-    let output = go(Path::new("/"))
-        .args(["env", "GOVERSION", "GOOS", "GOARCH"])
-        .output()
-        .map_err(no_go)?;
+    let output = go(Path::new("/")).args(["env", "GOVERSION", "GOOS", "GOARCH"]).output().map_err(no_go)?;
     if !output.status.success() {
-        return Err(Error::new(format!(
-            "go env failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )));
+        return Err(Error::new(format!("go env failed: {}", String::from_utf8_lossy(&output.stderr))));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -104,18 +98,12 @@ fn build(family: &Family, tools: &Path, home: &Path) -> Result<()> {
 fn packages(family: &Family, source: &Path, progress: &mut Progress) -> Result<usize> {
     let mut list = go(source);
     list.args(["list", "-deps", family.package]);
-    let mut child = list
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(no_go)?;
+    let mut child = list.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(no_go)?;
     // Read beside the messages, or a full pipe would stop both.
     let packages = child.stdout.take().map(|mut stdout| {
         std::thread::spawn(move || {
             let mut text = String::new();
-            stdout
-                .read_to_string(&mut text)
-                .map(|_| text.lines().count())
+            stdout.read_to_string(&mut text).map(|_| text.lines().count())
         })
     });
     follow(child, family, |line| {
@@ -124,24 +112,15 @@ fn packages(family: &Family, source: &Path, progress: &mut Progress) -> Result<u
         }
         progress.tick();
     })?;
-    let counted = packages
-        .and_then(|thread| thread.join().ok())
-        .and_then(|result| result.ok());
+    let counted = packages.and_then(|thread| thread.join().ok()).and_then(|result| result.ok());
     counted.ok_or_else(|| Error::new("the list of packages cannot be read"))
 }
 
 fn compile(family: &Family, source: &Path, binary: &Path, progress: &mut Progress) -> Result<()> {
     let mut build = go(source);
     // -v names each package on standard error as its compilation begins.
-    build
-        .args(["build", "-v", "-ldflags", &family.linker_flags(), "-o"])
-        .arg(binary)
-        .arg(family.package);
-    let child = build
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(no_go)?;
+    build.args(["build", "-v", "-ldflags", &family.linker_flags(), "-o"]).arg(binary).arg(family.package);
+    let child = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(no_go)?;
     follow(child, family, |line| {
         if !line.is_empty() && !line.contains(' ') {
             progress.compiling();
@@ -168,10 +147,7 @@ fn follow(mut child: Child, family: &Family, mut each: impl FnMut(&str)) -> Resu
     if status.success() {
         return Ok(());
     }
-    let shown = last
-        .get(last.len().saturating_sub(SHOWN_LINES)..)
-        .unwrap_or_default()
-        .join("\n");
+    let shown = last.get(last.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default().join("\n");
     Err(Error::new(format!(
         "building {} {} failed ({status}). Go said at the end:\n{shown}",
         family.name,
@@ -183,10 +159,7 @@ fn read_lines(child: &mut Child) -> Receiver<String> {
     let (sender, receiver) = channel();
     if let Some(stderr) = child.stderr.take() {
         std::thread::spawn(move || {
-            BufReader::new(stderr)
-                .lines()
-                .map_while(std::io::Result::ok)
-                .try_for_each(|line| sender.send(line).ok())
+            BufReader::new(stderr).lines().map_while(std::io::Result::ok).try_for_each(|line| sender.send(line).ok())
         });
     }
     receiver

@@ -38,10 +38,7 @@ pub static KUBERNETES: Family = Family {
 
 pub static ETCD: Family = Family {
     name: "etcd",
-    files: &[
-        ("go.mod", include_str!("../../go/etcd/go.mod")),
-        ("go.sum", include_str!("../../go/etcd/go.sum")),
-    ],
+    files: &[("go.mod", include_str!("../../go/etcd/go.mod")), ("go.sum", include_str!("../../go/etcd/go.sum"))],
     package: "go.etcd.io/etcd/server/v3",
     binary: "etcd",
     links: &[],
@@ -51,10 +48,7 @@ pub static ETCD: Family = Family {
 
 pub static HELM: Family = Family {
     name: "helm",
-    files: &[
-        ("go.mod", include_str!("../../go/helm/go.mod")),
-        ("go.sum", include_str!("../../go/helm/go.sum")),
-    ],
+    files: &[("go.mod", include_str!("../../go/helm/go.mod")), ("go.sum", include_str!("../../go/helm/go.sum"))],
     package: "helm.sh/helm/v4/cmd/helm",
     binary: "helm",
     links: &[],
@@ -66,19 +60,12 @@ impl Family {
     /// The version that `go.mod` pins, such as `v1.37.2`.
     pub fn version(&self) -> &'static str {
         let go_mod = self.files.first().map_or("", |(_, text)| text);
-        go_mod
-            .lines()
-            .find_map(|line| self.version_in(line))
-            .unwrap_or("unknown")
+        go_mod.lines().find_map(|line| self.version_in(line)).unwrap_or("unknown")
     }
 
     fn version_in(&self, line: &'static str) -> Option<&'static str> {
-        let mut words = line
-            .split_whitespace()
-            .skip_while(|&word| word == "require");
-        (words.next() == Some(self.module))
-            .then(|| words.next())
-            .flatten()
+        let mut words = line.split_whitespace().skip_while(|&word| word == "require");
+        (words.next() == Some(self.module)).then(|| words.next()).flatten()
     }
 
     /// What the linker is told: leave out debug tables, and set the version. Without it the API server calls itself v0.0.0 and
@@ -108,18 +95,8 @@ impl Family {
         for (name, text) in self.files {
             digest.update(format!("{name} {}\n{text}", text.len()));
         }
-        digest.update(format!(
-            "{go}\n{}\n{}\n{:?}",
-            self.package,
-            self.linker_flags(),
-            self.links
-        ));
+        digest.update(format!("{go}\n{}\n{}\n{:?}", self.package, self.linker_flags(), self.links));
         // 64 bits tell apart the handful of builds that one cache ever sees, and keep paths readable.
-        digest
-            .finalize()
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -32,20 +32,10 @@ pub enum Tool {
 
 impl Tool {
     /// Every tool there is.
-    pub const ALL: [Self; 5] = [
-        Self::Etcd,
-        Self::KubeApiserver,
-        Self::KubeControllerManager,
-        Self::Kubectl,
-        Self::Helm,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Etcd, Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl, Self::Helm];
     /// What a control plane and its user need.
-    pub const CONTROL_PLANE: [Self; 4] = [
-        Self::Etcd,
-        Self::KubeApiserver,
-        Self::KubeControllerManager,
-        Self::Kubectl,
-    ];
+    pub const CONTROL_PLANE: [Self; 4] = [Self::Etcd, Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl];
 
     /// The name of its program file.
     pub fn name(self) -> &'static str {
@@ -61,9 +51,7 @@ impl Tool {
     fn family(self) -> &'static Family {
         match self {
             Self::Etcd => &family::ETCD,
-            Self::KubeApiserver | Self::KubeControllerManager | Self::Kubectl => {
-                &family::KUBERNETES
-            }
+            Self::KubeApiserver | Self::KubeControllerManager | Self::Kubectl => &family::KUBERNETES,
             Self::Helm => &family::HELM,
         }
     }
@@ -97,9 +85,7 @@ impl ToolPaths {
 pub fn ensure(tools: &[Tool]) -> Result<ToolPaths> {
     // Found once is found for the life of the process: the tests of one binary ask again and again.
     static FOUND: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
-    let mut found = FOUND
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut found = FOUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut paths = ToolPaths::default();
     for &tool in tools {
         let family = tool.family();
@@ -118,13 +104,13 @@ pub fn ensure(tools: &[Tool]) -> Result<ToolPaths> {
 /// # Errors
 /// When neither it nor `$XDG_CACHE_HOME` nor `$HOME` says where that is.
 pub fn cache_dir() -> Result<PathBuf> {
-    let variable = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("VITRINE_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("vitrine")))
         .or_else(|| variable("HOME").map(|home| home.join(".cache/vitrine")))
-        .ok_or_else(|| Error::new("none of VITRINE_CACHE, XDG_CACHE_HOME and HOME is set: set VITRINE_CACHE to a folder for built tools"))
+        .ok_or_else(|| {
+            Error::new(
+                "none of VITRINE_CACHE, XDG_CACHE_HOME and HOME is set: set VITRINE_CACHE to a folder for built tools",
+            )
+        })
 }

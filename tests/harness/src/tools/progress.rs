@@ -61,11 +61,7 @@ impl Progress {
 
     /// Shows how far it is, if it is time for that.
     pub fn tick(&mut self) {
-        let interval = if self.terminal {
-            TERMINAL_INTERVAL
-        } else {
-            PLAIN_INTERVAL
-        };
+        let interval = if self.terminal { TERMINAL_INTERVAL } else { PLAIN_INTERVAL };
         if self.shown.elapsed() < interval {
             return;
         }
@@ -80,11 +76,7 @@ impl Progress {
 
     /// Writes the closing line.
     pub fn done(&mut self) {
-        let line = format!(
-            "built in {} s ({} packages compiled)",
-            self.started.elapsed().as_secs(),
-            self.compiled
-        );
+        let line = format!("built in {} s ({} packages compiled)", self.started.elapsed().as_secs(), self.compiled);
         self.say(&line);
     }
 
@@ -94,10 +86,7 @@ impl Progress {
             None if self.downloaded == 0 => format!("{seconds} s, reading the module"),
             None => format!("{seconds} s, {} modules downloaded", self.downloaded),
             // The compiler's own cache makes it fewer than all; what comes after the last is the linker.
-            Some(total) => format!(
-                "{seconds} s, {} of at most {total} packages compiled",
-                self.compiled
-            ),
+            Some(total) => format!("{seconds} s, {} of at most {total} packages compiled", self.compiled),
         }
     }
 }
