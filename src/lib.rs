@@ -6,10 +6,12 @@
 //! api ─► kube ─► { controller (decides) , agent (moves bytes) , cli }   the cluster side
 //! ```
 //!
-//! Imports point one way (held by `tests/structure`):
-//! `model → error → io → {source, unpack, format, verify, store} → pipeline → api → kube → {controller, agent, cli} → main`.
-//! The modules in braces never import each other.
+//! Imports point one way (held by `tests/structure`): `model → error → io → {source, unpack, format, verify, store} → pipeline →
+//! {cache, peer} → api → kube → {controller, agent, http, cli} → telemetry → main`.
+//! Modules in one pair of braces never import each other.
 
+pub mod api;
+pub mod cli;
 pub mod error;
 pub mod format;
 pub mod io;

@@ -1,3 +1,12 @@
 //! The `vitrine` program: parse, call, exit.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use vitrine::cli::{Cli, Verb};
+
+fn main() -> ExitCode {
+    match Cli::parse().verb {
+        Verb::Crds(crds) => crds.run(),
+    }
+}

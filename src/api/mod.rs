@@ -1,0 +1,31 @@
+//! The custom resources of group `vitrine.dev`: types, names, bounds, rules and words, and nothing that acts.
+//!
+//! Knows the model and Kubernetes' type definitions. Must not know a client: what is here can be tested without a cluster.
+
+pub mod condition;
+mod crd;
+pub mod identity;
+mod image;
+mod node_cache;
+mod schema;
+mod source;
+mod store;
+mod task;
+
+pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
+pub use image::{
+    Attempt, Conversion, DeclaredFormat, Display, FailureReport, Image, ImagePhase, ImageSpec, ImageStatus, Location,
+    Output, Progress, Revision, RevisionPhase,
+};
+pub use node_cache::{AgentInfo, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
+pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};
+pub use store::{FilesystemBackend, ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, StoreCapacity};
+pub use task::{
+    Action, DeleteOrder, DeleteTarget, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus, ImportOrder,
+    ImportResult, StoreTarget, TaskFailure, TaskHttp, TaskLocation, TaskPhase, TaskSource,
+};
+
+/// The API group of every kind here.
+pub const GROUP: &str = "vitrine.dev";
+/// The one version served and stored.
+pub const VERSION: &str = "v1alpha1";

@@ -1,0 +1,91 @@
+//! `NodeCache`: what one node's agent reports. Internal; cluster-scoped; named after its node.
+//!
+//! # Contract
+//! The agent makes the object named after its node when it starts (with an owner reference to the Node, so that it goes with it), and
+//! writes `status` by server-side apply as field manager `vitrine-agent`. Nobody else writes it. A policy lets a node's agent touch no
+//! other node's object. `spec` is the operator's; it has no fields yet.
+
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "the lint takes the columns of `kubectl get` for one attribute said twice"
+)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What one node shall have at hand; see the module for who writes what.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "vitrine.dev",
+    version = "v1alpha1",
+    kind = "NodeCache",
+    status = "NodeCacheStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "What one node's agent reports: internal to Vitrine.",
+    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agent.version"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.agent.startedAt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCacheSpec {}
+
+/// What the agent reports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCacheStatus {
+    /// The generation of spec that the rest of status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: Option<i64>,
+    /// Who reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentInfo>,
+    /// One entry for each ImageStore whose nodeSelector fits the node. Written when an entry's `ready` or `message` changes, and else
+    /// at most every 30 s.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub stores: Vec<StoreReport>,
+}
+
+/// Who reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentInfo {
+    /// Made anew with each start of the agent; also the holder identity of its Lease.
+    #[schemars(length(max = 128))]
+    pub id: String,
+    /// The program's version.
+    #[schemars(length(max = 64))]
+    pub version: String,
+    /// When it started.
+    pub started_at: Time,
+}
+
+/// How a node sees a store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreReport {
+    /// The ImageStore.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// The generation of its spec that was probed.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Whether it can be read and written from here now.
+    pub ready: bool,
+    /// Why not: what was found, where, what to do. Empty if ready.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// Size in bytes, where the back end tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<i64>,
+    /// Room left in bytes, where the back end tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available: Option<i64>,
+    /// When it was probed.
+    pub probed_at: Time,
+}

@@ -1,0 +1,153 @@
+//! `ImageStore`: a back end that keeps image data. Cluster-scoped; made by administrators.
+
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "the lint takes the columns of `kubectl get` for one attribute said twice"
+)]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{image::Conversion, schema, source::is_false};
+
+/// A back end that keeps image data.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "vitrine.dev",
+    version = "v1alpha1",
+    kind = "ImageStore",
+    status = "ImageStoreStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    shortname = "imgstore",
+    shortname = "imgstores",
+    category = "vitrine",
+    doc = "A back end that keeps image data.",
+    printcolumn(name = "Type", type_ = "string", json_path = ".status.type"),
+    printcolumn(name = "Default", type_ = "boolean", json_path = ".status.default"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(
+        name = "Writable",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Writable")].status"#
+    ),
+    printcolumn(name = "Images", type_ = "integer", json_path = ".status.images"),
+    printcolumn(name = "Available", type_ = "string", json_path = ".status.capacity.display"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.filesystem)].filter(x, x).size() == 1").message("name exactly one back end: filesystem"))]
+pub struct ImageStoreSpec {
+    /// Keeps Images that name no store. If several stores say so, the oldest is it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub default: bool,
+    /// Take no new images; what is kept stays and can be removed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub read_only: bool,
+    /// How images are stored here that do not say it themselves. Absent means raw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_format: Option<Conversion>,
+    /// Labels of the nodes that reach it; empty means all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::node_selector")]
+    pub node_selector: BTreeMap<String, String>,
+    /// A folder on the agents' nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<FilesystemBackend>,
+}
+
+/// A folder. It cannot be changed: what is kept would be somewhere else from one moment to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.path == oldSelf.path")
+    .message("the path of a store cannot be changed, for its images would not move: make a new ImageStore"))]
+#[x_kube(validation = Rule::new("(has(self.shared) && self.shared) == (has(oldSelf.shared) && oldSelf.shared)")
+    .message("shared cannot be changed, for the nodes of its images are recorded or not: make a new ImageStore"))]
+pub struct FilesystemBackend {
+    /// Absolute, without `.` and `..`.
+    #[schemars(length(min = 2, max = 512), regex(pattern = "^(/[A-Za-z0-9._-]+)+$"))]
+    #[x_kube(validation = Rule::new("!self.matches('/[.]{1,2}(/|$)')")
+        .message("the path must not have . or .. in it: write it out"))]
+    pub path: String,
+    /// The folder is one and the same on every node, as on a network file system mounted by the nodes. If not, each node has its own,
+    /// and every image is on the node that imported it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+}
+
+/// What is known of an ImageStore.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageStoreStatus {
+    /// The generation of spec that the rest of status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: Option<i64>,
+    /// `Ready` (at least one agent reads it), `Writable` (at least one agent may write to it), and while they hold `Reconciling` and
+    /// `Stalled`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// The back end's name in spec.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub type_: Option<String>,
+    /// Whether this store keeps Images that name none.
+    #[serde(default)]
+    pub default: bool,
+    /// Room, where the back end tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<StoreCapacity>,
+    /// Number of Images that have a copy here.
+    #[serde(default)]
+    pub images: i64,
+    /// When an agent last looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_probe: Option<Time>,
+    /// Who reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodeReach>,
+}
+
+/// Room in a store: the sum over nodes if each has its own, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreCapacity {
+    /// All of it.
+    pub total: i64,
+    /// What is left.
+    pub available: i64,
+    /// What is left, for people.
+    #[schemars(length(max = 64))]
+    pub display: String,
+}
+
+/// Which agents reach a store. Names are cut off after the first 32.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReach {
+    /// How many reach it.
+    pub reachable: i64,
+    /// How many ought to and do not.
+    pub unreachable: i64,
+    /// Which do not, each with why: `node: message`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 1024)))]
+    pub problems: Vec<String>,
+}

@@ -1,0 +1,331 @@
+//! `ImageTask`: one work order for one node. Internal; lives in the operator's namespace.
+//!
+//! # Contract
+//! The operator makes and deletes tasks and writes `spec`; the agent on `spec.nodeName` writes `status`, and nobody else does.
+//!
+//! * **Self-contained.** The agent needs nothing but the task and the Secret named in it. `spec` never changes, but for `cancelled`,
+//!   which goes from false to true once.
+//! * **Taking up.** A node's agent takes every task of its node that is `Pending` (or has no status) or `Running`; a `Running` one that it
+//!   does not know is its own from before a restart, and it resumes it or starts it again. It never touches one that has ended.
+//!   It sets `phase: Running`, `startedAt`, `agent` (its start id) and `observedGeneration` before the first byte moves.
+//! * **Progress.** At most one status write in 2 s, and none that changes nothing.
+//! * **Ending.** `Succeeded` with `result` (Import) or without (Delete), `Failed` with `failure`; once either is written the status is
+//!   final. The operator takes over what it says and deletes the task.
+//! * **Stopping.** When `cancelled` turns true, or the task is gone (or replaced by another uid), the agent stops at once, removes what
+//!   it wrote for it, and publishes nothing. It makes sure that the task is still there and not cancelled right before it commits,
+//!   by a read that is not from its cache. A cancelled task that still exists ends as `Failed` with reason `Cancelled`.
+//! * **Fencing.** `spec.attempt` is the fencing token for `Store::create`. For one revision of one image it only ever grows, whatever
+//!   the action.
+//! * **Idempotence.** An Import whose object is published already (a restart after the commit) succeeds with what the store tells of it.
+//!   A Delete of what is not there succeeds.
+//! * **Retries.** The agent retries single requests by itself; when it gives up it says with `retryable` whether another attempt, maybe
+//!   on another node, may help. The operator waits (5 s doubling to 5 min) and counts.
+
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "the lint takes the columns of `kubectl get` for one attribute said twice"
+)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    image::{DeclaredFormat, Output, Progress},
+    schema,
+    source::{DIGEST_PATTERN, is_false},
+    store::FilesystemBackend,
+};
+use crate::model::{ContainerFormat, DiskFormat};
+
+/// One work order for one node; see the module for who does what.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "vitrine.dev",
+    version = "v1alpha1",
+    kind = "ImageTask",
+    namespaced,
+    status = "ImageTaskStatus",
+    derive = "PartialEq",
+    doc = "One work order for one node: internal to Vitrine.",
+    selectable = ".spec.nodeName",
+    printcolumn(name = "Action", type_ = "string", json_path = ".spec.action"),
+    printcolumn(name = "Namespace", type_ = "string", json_path = ".spec.image.namespace"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image.name"),
+    printcolumn(name = "Revision", type_ = "integer", json_path = ".spec.revision"),
+    printcolumn(name = "Attempt", type_ = "integer", json_path = ".spec.attempt"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.failure.message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.action == 'Import') == has(self.import) && (self.action == 'Delete') == has(self.delete)")
+    .message("a task has the order of its action and no other"))]
+#[x_kube(validation = Rule::new(
+    "self.action == oldSelf.action && self.image == oldSelf.image && self.revision == oldSelf.revision \
+     && self.nodeName == oldSelf.nodeName && self.attempt == oldSelf.attempt \
+     && has(self.import) == has(oldSelf.import) && (!has(self.import) || self.import == oldSelf.import) \
+     && has(self.delete) == has(oldSelf.delete) && (!has(self.delete) || self.delete == oldSelf.delete)")
+    .message("a task cannot be changed, only cancelled"))]
+#[x_kube(validation = Rule::new("!(has(oldSelf.cancelled) && oldSelf.cancelled) || (has(self.cancelled) && self.cancelled)")
+    .message("a cancelled task stays cancelled"))]
+pub struct ImageTaskSpec {
+    /// What to do.
+    pub action: Action,
+    /// For which Image.
+    pub image: ImageIdentity,
+    /// Which revision of it.
+    #[schemars(range(min = 1))]
+    pub revision: i64,
+    /// The node whose agent does it.
+    #[schemars(length(min = 1, max = 253))]
+    pub node_name: String,
+    /// Number of the attempt, from 1: the fencing token.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub attempt: i64,
+    /// The order, if action is Import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportOrder>,
+    /// The order, if action is Delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<DeleteOrder>,
+    /// Stop, and leave nothing behind.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cancelled: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Action {
+    /// Bring a revision from its source into stores.
+    Import,
+    /// Remove a revision from stores, unfinished writes included.
+    Delete,
+}
+
+/// An Image, and which state of its spec was looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageIdentity {
+    /// Its namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its uid: with the revision, this names the object in stores (`model::ObjectKey`).
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+    /// Its generation when the task was made.
+    pub generation: i64,
+}
+
+/// Bring a revision from its source into stores.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportOrder {
+    /// Where the bytes come from: exactly one member.
+    pub source: TaskSource,
+    /// What the bytes as received must hash to, all of them; `algorithm:hex`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), inner(length(max = 140), regex(pattern = DIGEST_PATTERN)))]
+    pub checksums: Vec<String>,
+    /// URL of a checksum file; the line that names the source URL's last path segment counts.
+    #[serde(default, rename = "checksumURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub checksum_url: Option<String>,
+    /// What must be found.
+    #[serde(default)]
+    pub disk_format: DeclaredFormat,
+    /// What must be found; absent takes either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::declared_container_format")]
+    pub container_format: Option<ContainerFormat>,
+    /// Into which stores, all of them: the task fails if one does.
+    #[schemars(length(min = 1, max = 16))]
+    pub stores: Vec<StoreTarget>,
+}
+
+/// Where the bytes come from: exactly one member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskSource {
+    /// Bytes behind a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<TaskHttp>,
+}
+
+/// Bytes behind a URL.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskHttp {
+    /// The URL.
+    #[schemars(length(min = 1, max = 2048))]
+    pub url: String,
+    /// Name of a Secret beside the task, made for it and gone with it. Key `ca.crt` holds certificate authorities to trust besides the
+    /// system's; a key `header.NAME` holds the value of request header NAME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub secret_ref: Option<String>,
+    /// Do not check the server's certificate.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub insecure_skip_verify: bool,
+}
+
+/// A store to write to: its name, what it is (exactly one member), and what to write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreTarget {
+    /// The ImageStore.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// How the image is stored there.
+    pub output: Output,
+    /// A folder on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<FilesystemBackend>,
+}
+
+/// Remove a revision from stores.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeleteOrder {
+    /// From which.
+    #[schemars(length(min = 1, max = 16))]
+    pub stores: Vec<DeleteTarget>,
+}
+
+/// A store to remove from: its name and what it is (exactly one member).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeleteTarget {
+    /// The ImageStore.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// A folder on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<FilesystemBackend>,
+}
+
+/// What the agent says of a task.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageTaskStatus {
+    /// The generation of spec that the agent has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: Option<i64>,
+    /// How far it is; absent means `Pending`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<TaskPhase>,
+    /// The start id of the agent that works on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub agent: Option<String>,
+    /// When work first began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// How far an Import is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// What an Import brought, once `Succeeded`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<ImportResult>,
+    /// Why it is `Failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<TaskFailure>,
+}
+
+/// How far a task is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TaskPhase {
+    /// Not taken up.
+    #[default]
+    Pending,
+    /// Taken up.
+    Running,
+    /// Done; final.
+    Succeeded,
+    /// Given up; final.
+    Failed,
+}
+
+impl TaskPhase {
+    /// Whether the status is final.
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Pending | Self::Running => false,
+            Self::Succeeded | Self::Failed => true,
+        }
+    }
+}
+
+/// What an Import brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportResult {
+    /// Found in the source.
+    #[schemars(schema_with = "schema::disk_format")]
+    pub disk_format: DiskFormat,
+    /// What it was wrapped in.
+    #[schemars(schema_with = "schema::container_format")]
+    pub container_format: ContainerFormat,
+    /// Size of the guest's disk, in bytes.
+    #[schemars(range(min = 0))]
+    pub virtual_size: i64,
+    /// Bytes as received.
+    #[schemars(range(min = 0))]
+    pub size: i64,
+    /// Digests of the bytes as received, `algorithm:hex`; sha256 always.
+    #[schemars(length(min = 1, max = 8), inner(length(max = 140)))]
+    pub digests: Vec<String>,
+    /// Digest of what the guest sees, `blake3:hex`.
+    #[schemars(length(max = 140))]
+    pub content_digest: String,
+    /// One for each store of the order.
+    #[schemars(length(min = 1, max = 16))]
+    pub locations: Vec<TaskLocation>,
+}
+
+/// One stored copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskLocation {
+    /// The ImageStore.
+    #[schemars(length(max = 253))]
+    pub store: String,
+    /// Where it is, without credentials.
+    #[schemars(length(max = 2048))]
+    pub url: String,
+    /// How it is stored.
+    pub format: Output,
+    /// Length of the stored object in bytes, holes included.
+    #[schemars(range(min = 0))]
+    pub size: i64,
+    /// Bytes that the store really holds.
+    #[schemars(range(min = 0))]
+    pub allocated_size: i64,
+}
+
+/// Why a task failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskFailure {
+    /// The kind of the error: the name of `error::Kind`'s variant, as `Refused` or `Unavailable`.
+    #[schemars(length(min = 1, max = 128))]
+    pub reason: String,
+    /// The rule that the image broke, as `backing-file`, if it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub rule: Option<String>,
+    /// What was found, where, and what to do.
+    #[schemars(length(max = 4096))]
+    pub message: String,
+    /// Whether another attempt may help.
+    pub retryable: bool,
+}
