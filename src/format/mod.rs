@@ -2,6 +2,26 @@
 //!
 //! A format *resolves*: it says where in the file a guest range lies, and the caller moves the bytes. No code here opens a
 //! file or follows a name it finds in one.
+//!
+//! ```text
+//! detect (magic bytes) ─► open ─► raw | qcow2::map ─► resolve … resolve        reading
+//!                              └► inspect: the same, to the end, without moving data
+//! encoder ─► encode (parallel) ─► layout.place (serial) ─► layout.finish       writing
+//! ```
+//!
+//! All bytes read here come from outside: arithmetic on them is checked or saturating, and the compiler holds that.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "tests build their own bytes and may panic"))]
+
+mod detect;
+mod fields;
+mod inspect;
+mod open;
+mod qcow2;
+mod raw;
+
+pub use inspect::inspect;
+pub use open::open;
 
 use std::sync::Arc;
 
