@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""Measures Vitrine against qemu-img and against the way CDI imports, on one machine, in turns.
+
+Usage: bench.py [ROUNDS]        `make bench`; 5 rounds unless told otherwise (make bench ROUNDS=9)
+
+Prints a table in Markdown to stdout and says on stderr what it is doing. In every round each job is done once by Vitrine and
+once by its peer, in alternating order. Sources are in the page cache; outputs are new files each time, and before each run
+everything dirty is written out, so that nobody pays for another's writes. Vitrine's times include making its output durable
+(fsync); qemu-img's do not. Outputs are compared once per row. Everything written is removed again.
+Python standard library only.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+CACHE = Path(os.environ.get("VITRINE_CACHE")
+             or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine")
+QEMU = CACHE / "bin/qemu-img"
+ROUNDS = 5
+BLOCK = 1 << 20
+MEMORY_GOAL = 128  # MiB
+
+
+def say(text):
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Run:
+    """What one run took: seconds, seconds of processor time, MiB of the largest process."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+
+def measure(command):
+    """Runs a command to its end."""
+    began = time.monotonic()
+    child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    wall = time.monotonic() - began
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        sys.exit(f"bench: exit status {child.returncode} from: {' '.join(map(str, command))}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+class Corpus:
+    """The disks, and where they are served."""
+
+    def __init__(self, folder, url):
+        self.folder, self.url = Path(folder), url.rstrip("/")
+
+    def file(self, name):
+        return self.folder / name
+
+    def link(self, name):
+        return f"{self.url}/{name}"
+
+
+# The jobs. Each is a command that puts its output into a fresh folder, and the name of that output ---------------------------
+
+def vitrine_import(name):
+    def command(corpus, out):
+        return [RELEASE / "vitrine", "import", corpus.link(name), "--store", out / "store", "--quiet"]
+    return command, "store/*/data"
+
+
+def vitrine_convert(name, compression):
+    def command(corpus, out):
+        return [RELEASE / "vitrine", "convert", corpus.file(name), out / "disk", "-O", "qcow2", "-c", compression, "--quiet"]
+    return command, "disk"
+
+
+def qemu_to_raw(name, source="qcow2"):
+    def command(corpus, out):
+        return [QEMU, "convert", "-f", source, "-O", "raw", corpus.file(name), out / "disk"]
+    return command, "disk"
+
+
+def qemu_and_sha256sum(name, source="qcow2"):
+    def command(corpus, out):
+        script = '"$1" convert -f "$2" -O raw "$3" "$4" & sha256sum "$3" && wait $!'
+        return ["sh", "-c", script, "both", QEMU, source, corpus.file(name), out / "disk"]
+    return command, "disk"
+
+
+def qemu_to_qcow2(name, compression):
+    def command(corpus, out):
+        return [QEMU, "convert", "-f", "raw", "-O", "qcow2", "-c", "-m", "16", "-W", "-o", f"compression_type={compression}",
+                corpus.file(name), out / "disk"]
+    return command, "disk"
+
+
+def as_cdi_does(name):
+    def command(corpus, out):
+        return [sys.executable, __file__, "--as-cdi", corpus.link(name), out / "scratch", out / "disk"]
+    return command, "disk"
+
+
+def import_as_cdi_does(url, scratch, target):
+    """Download to a scratch file with SHA-256, make it durable, convert it: CDI's phases TransferScratch and Convert."""
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(url) as answer, open(scratch, "wb") as file:
+        while piece := answer.read(BLOCK):
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    subprocess.run([QEMU, "convert", "-t", "writeback", "-f", "qcow2", "-O", "raw", scratch, target], check=True)
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    job: str
+    peer_name: str
+    goal: float
+    ours: tuple
+    peer: tuple
+    output: str = "raw"
+
+
+ROWS = [
+    Row("zlib qcow2 over HTTP → store", "qemu-img, local file, no hash", 2.5, vitrine_import("zlib.qcow2"),
+        qemu_to_raw("zlib.qcow2")),
+    Row("the same", "as CDI does: scratch file, sha256, qemu-img", 3.5, vitrine_import("zlib.qcow2"),
+        as_cdi_does("zlib.qcow2")),
+    Row("zstd qcow2 over HTTP → store", "qemu-img, local file, no hash", 2.5, vitrine_import("zstd.qcow2"),
+        qemu_to_raw("zstd.qcow2")),
+    Row("uncompressed qcow2 over HTTP → store", "qemu-img beside sha256sum", 1.3, vitrine_import("plain.qcow2"),
+        qemu_and_sha256sum("plain.qcow2")),
+    Row("raw over HTTP → store", "qemu-img beside sha256sum", 1.3, vitrine_import("base.raw"),
+        qemu_and_sha256sum("base.raw", "raw")),
+    Row("raw file → qcow2 zlib", "qemu-img -c -m 16 -W", 2.0, vitrine_convert("base.raw", "zlib"),
+        qemu_to_qcow2("base.raw", "zlib"), "qcow2"),
+    Row("raw file → qcow2 zstd", "qemu-img -c -m 16 -W", 1.2, vitrine_convert("base.raw", "zstd"),
+        qemu_to_qcow2("base.raw", "zstd"), "qcow2"),
+]
+SPARSE = "sparse-1t-zlib.qcow2"
+
+
+class Bench:
+    """All rounds."""
+
+    def __init__(self, corpus, work):
+        self.corpus, self.work = corpus, Path(work)
+
+    def run(self, job, name):
+        """Runs a job into a fresh folder; gives the run and the output."""
+        command, pattern = job
+        out = self.work / name
+        out.mkdir()
+        (out / "store").mkdir()
+        os.sync()
+        run = measure(command(self.corpus, out))
+        return run, next(out.glob(pattern))
+
+    def clear(self, name):
+        shutil.rmtree(self.work / name)
+
+    def round(self, number, row):
+        """Both sides once; gives both runs."""
+        sides = [("ours", row.ours), ("peer", row.peer)]
+        if number % 2:
+            sides.reverse()
+        runs, outputs = {}, {}
+        for name, job in sides:
+            runs[name], outputs[name] = self.run(job, name)
+            if number > 0:
+                self.clear(name)
+        if number == 0:
+            compare(outputs["ours"], outputs["peer"], row.output)
+            self.clear("ours")
+            self.clear("peer")
+        say(f"round {number + 1}: {row.job}: {runs['ours'].wall:.2f} s, {row.peer_name}: {runs['peer'].wall:.2f} s")
+        return runs["ours"], runs["peer"]
+
+    def sparse(self):
+        """The disk of 1 TiB, once: only the memory counts."""
+        run, output = self.run(vitrine_import(SPARSE), "ours")
+        subprocess.run([QEMU, "compare", "-q", "-f", "raw", "-F", "qcow2", output, self.corpus.file(SPARSE)], check=True)
+        self.clear("ours")
+        say(f"1 TiB disk: {run.wall:.2f} s, {run.memory:.0f} MiB")
+        return run
+
+
+def compare(ours, peer, output):
+    say("comparing the two outputs")
+    done = subprocess.run([QEMU, "compare", "-f", output, "-F", output, ours, peer], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"bench: the outputs differ: {done.stdout}{done.stderr}")
+
+
+def print_table(results, sparse, rounds):
+    print("| job | peer | Vitrine s | peer s | ratio | at least | Vitrine CPU s | peer CPU s | Vitrine peak MiB | peer peak MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row, runs in zip(ROWS, results):
+        ours, peer = zip(*runs)
+        walls = [statistics.median(run.wall for run in side) for side in (ours, peer)]
+        cpus = [statistics.median(run.cpu for run in side) for side in (ours, peer)]
+        memory = [max(run.memory for run in side) for side in (ours, peer)]
+        ratio = walls[1] / walls[0]
+        print(f"| {row.job} | {row.peer_name} | {walls[0]:.2f} | {walls[1]:.2f} | {ratio:.2f}× | {row.goal}×"
+              f"{'' if ratio >= row.goal else ' (missed)'} | {cpus[0]:.2f} | {cpus[1]:.2f} | {memory[0]:.0f} | {memory[1]:.0f} |")
+    peak = max([sparse.memory] + [run.memory for runs in results for run, _ in runs])
+    print(f"\nPeak memory of Vitrine, all jobs and a 1 TiB virtual disk ({sparse.wall:.2f} s, {sparse.memory:.0f} MiB): "
+          f"{peak:.0f} MiB (at most {MEMORY_GOAL}{'' if peak <= MEMORY_GOAL else ', missed'}).")
+    print(f"\nMedians of {rounds} rounds; sources in the page cache, outputs new. Vitrine: sha256 of the source, content digest "
+          "and fsync included (rows that read a local file: no sha256). Outputs equal to qemu-img's.")
+    print(f"Machine: {os.cpu_count()} × {processor()}, {memory_gib()} GiB, Linux {platform.release()}, load "
+          f"{os.getloadavg()[1]:.1f} over the last 5 minutes. {version(QEMU)}; {version(RELEASE / 'vitrine')}.")
+
+
+def processor():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def memory_gib():
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30))
+
+
+def version(program):
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def prepare():
+    """The programs and the corpus; gives its folder."""
+    say("building the release programs")
+    subprocess.run(["cargo", "build", "--release", "--locked", "--workspace", "--bin", "vitrine", "--bin", "vitrine-lab"],
+                   cwd=ROOT, check=True)
+    say("the corpus")
+    return subprocess.run([ROOT / "tests/images/corpus.sh"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def warm(folder):
+    """Reads the sources once, so that no run is the first."""
+    for name in ("zlib.qcow2", "zstd.qcow2", "plain.qcow2", "base.raw"):
+        with open(Path(folder) / name, "rb", buffering=0) as file:
+            while file.read(16 * BLOCK):
+                pass
+
+
+def main():
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    folder = prepare()
+    server = subprocess.Popen([RELEASE / "vitrine-lab", "serve", folder], stdout=subprocess.PIPE, text=True)
+    try:
+        corpus = Corpus(folder, server.stdout.readline().strip())
+        # Beside the corpus, which is where there is room; never in /tmp, which may be memory.
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as work:
+            bench = Bench(corpus, work)
+            warm(folder)
+            results = [[] for _ in ROWS]
+            for number in range(rounds):
+                for row, runs in zip(ROWS, results):
+                    runs.append(bench.round(number, row))
+            sparse = bench.sparse()
+    finally:
+        server.terminate()
+        server.wait()
+    print_table(results, sparse, rounds)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if sys.argv[1:2] == ["--as-cdi"]:
+        import_as_cdi_does(*sys.argv[2:])
+    else:
+        main()
