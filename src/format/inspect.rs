@@ -91,7 +91,7 @@ fn walk(input: &mut dyn ReadAt, map: &mut dyn DiskMap) -> Result<()> {
             }
         }
     }
-    Ok(())
+    input.length().map_or(Ok(()), |length| map.check_length(length))
 }
 
 fn cut(host: u64, length: usize) -> Error {

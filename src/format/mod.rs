@@ -48,6 +48,13 @@ pub trait DiskMap: Send {
     /// # Errors
     /// A violation (`Kind::Refused`) if a table or entry breaks a rule, else what `input` says.
     fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping>;
+
+    /// Holds everything resolved so far against the input's `length` in bytes. To be called after the last `resolve` when
+    /// the length was not known from the start: only then can a stream be told to have been cut, or its tables to lie.
+    ///
+    /// # Errors
+    /// A violation (`Kind::Refused`) if something that the file names lies past its end.
+    fn check_length(&self, length: u64) -> Result<()>;
 }
 
 /// What a stretch of the guest's disk is.

@@ -28,15 +28,6 @@ impl RawMap {
         map.check_length(length.unwrap_or(0))?;
         Ok(map)
     }
-
-    fn check_length(&self, length: u64) -> Result<()> {
-        if length <= self.longest {
-            return Ok(());
-        }
-        let message =
-            format!("disks of up to {} bytes are accepted: raise the limit if this one is wanted", self.longest);
-        Err(Violation::new(Rule::VirtualSizeLimit, "length", length, message).into())
-    }
 }
 
 impl DiskMap for RawMap {
@@ -67,6 +58,15 @@ impl DiskMap for RawMap {
             };
         }
         Ok(Mapping { length, place: Place::Raw { host: guest } })
+    }
+
+    fn check_length(&self, length: u64) -> Result<()> {
+        if length <= self.longest {
+            return Ok(());
+        }
+        let message =
+            format!("disks of up to {} bytes are accepted: raise the limit if this one is wanted", self.longest);
+        Err(Violation::new(Rule::VirtualSizeLimit, "length", length, message).into())
     }
 }
 

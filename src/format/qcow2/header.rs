@@ -35,6 +35,20 @@ pub(in crate::format) struct Region {
     pub(super) length: u64,
 }
 
+impl Region {
+    /// The violation, if the region does not end inside a file of `length` bytes.
+    pub(super) fn reaches_past(self, length: u64) -> Option<Violation> {
+        if self.offset.checked_add(self.length).is_some_and(|last| last <= length) {
+            return None;
+        }
+        let message = format!(
+            "the table's {} bytes there reach past the file's end at {length}: the download was cut short, or the header is wrong",
+            self.length
+        );
+        Some(Violation::new(Rule::TableOutOfRange, self.name, format!("{:#x}", self.offset), message))
+    }
+}
+
 /// A header that holds to every rule.
 #[derive(Clone, Debug)]
 pub(in crate::format) struct Header {
@@ -50,6 +64,8 @@ pub(in crate::format) struct Header {
     pub(super) compression: Compression,
     /// The tables that the header names: no data may lie in them.
     pub(super) regions: Vec<Region>,
+    /// What of them must lie inside the file.
+    pub(super) required: Vec<Region>,
 }
 
 impl Header {
@@ -188,6 +204,7 @@ impl Judge<'_> {
         self.check_header_length();
         self.check_extensions();
         let l1_needed = self.check_l1();
+        let (regions, required) = self.check_regions(l1_needed);
         Some(Header {
             version: self.fields.version,
             cluster_bits: self.fields.cluster_bits,
@@ -196,7 +213,8 @@ impl Judge<'_> {
             l1_needed,
             extended_l2: self.has(INCOMPATIBLE_EXTENDED_L2),
             compression,
-            regions: self.check_regions(l1_needed),
+            regions,
+            required,
         })
     }
 
@@ -395,8 +413,8 @@ impl Judge<'_> {
         needed
     }
 
-    /// The regions that the header names, each checked for alignment and length.
-    fn check_regions(&mut self, l1_needed: u64) -> Vec<Region> {
+    /// The regions that the header names, as they exclude data and as they must lie inside the file.
+    fn check_regions(&mut self, l1_needed: u64) -> (Vec<Region>, Vec<Region>) {
         let fields = self.fields;
         let cluster = cluster_size(fields.cluster_bits);
         let refcounts = u64::from(fields.refcount_table_clusters).saturating_mul(cluster);
@@ -406,40 +424,34 @@ impl Judge<'_> {
         }
         let l1_length = u64::from(fields.l1_size).saturating_mul(8);
         let snapshots = u64::from(fields.nb_snapshots).saturating_mul(SNAPSHOT_ENTRY);
-        let named = [
-            Region { name: "l1_table_offset", offset: fields.l1_table_offset, length: l1_length },
-            Region { name: "refcount_table_offset", offset: fields.refcount_table_offset, length: refcounts },
-            Region { name: "snapshots_offset", offset: fields.snapshots_offset, length: snapshots },
+        let region = |name, offset, length| Region { name, offset, length };
+        let mut required = vec![
+            region("l1_table_offset", fields.l1_table_offset, l1_length),
+            // Refcounts are not read: their table must begin inside the file and may be cut at its end.
+            region("refcount_table_offset", fields.refcount_table_offset, refcounts.min(8)),
+            region("snapshots_offset", fields.snapshots_offset, snapshots),
         ];
-        let mut regions = vec![Region { name: "header", offset: 0, length: cluster }];
-        for region in named.into_iter().filter(|r| r.length > 0) {
-            // Refcounts are not read, so their table must begin inside the file and may be cut at its end.
-            let length = if region.name == "refcount_table_offset" { 8 } else { region.length };
-            self.check_region(Region { length, ..region }, cluster);
-            regions.push(region);
+        required.retain(|r| r.length > 0);
+        for region in &required {
+            self.check_region(*region, cluster);
         }
-        // Entries past those needed are never read, so nothing can be wrong with where they lie.
-        regions.iter_mut().filter(|r| r.name == "l1_table_offset").for_each(|r| r.length = l1_needed.saturating_mul(8));
-        regions.retain(|r| r.length > 0);
-        regions
+        let mut exclusive = vec![
+            region("header", 0, cluster),
+            // Entries past those needed are never read, so nothing can be wrong with where they lie.
+            region("l1_table_offset", fields.l1_table_offset, l1_needed.saturating_mul(8)),
+            region("refcount_table_offset", fields.refcount_table_offset, refcounts),
+            region("snapshots_offset", fields.snapshots_offset, snapshots),
+        ];
+        exclusive.retain(|r| r.length > 0);
+        (exclusive, required)
     }
 
     fn check_region(&mut self, region: Region, cluster: u64) {
-        let value = format!("{:#x}", region.offset);
-        if !region.offset.is_multiple_of(cluster) {
-            let message = format!("tables begin at a multiple of the cluster size, {cluster} bytes");
-            self.refuse(Rule::TableOutOfRange, region.name, value, message);
-        } else if let Some(end) = self.length
-            && region.offset.checked_add(region.length).is_none_or(|last| last > end)
-        {
-            let message = format!(
-                "the table's {} bytes reach past the end of the file at {end}: the download was cut short, \
-                 or the header is wrong",
-                region.length
-            );
-            self.refuse(Rule::TableOutOfRange, region.name, value, message);
-        } else if region.offset > super::OFFSET_MASK {
-            self.refuse(Rule::TableOutOfRange, region.name, value, "host offsets have up to 56 bits");
+        if !region.offset.is_multiple_of(cluster) || region.offset > super::OFFSET_MASK {
+            let message = format!("tables begin at a multiple of the cluster size, {cluster} bytes, below 2^56");
+            self.refuse(Rule::TableOutOfRange, region.name, format!("{:#x}", region.offset), message);
+        } else if let Some(violation) = self.length.and_then(|length| region.reaches_past(length)) {
+            self.found.push(violation);
         }
     }
 }

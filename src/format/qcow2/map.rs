@@ -33,6 +33,8 @@ pub(in crate::format) struct Qcow2Map {
     l1: Vec<u64>,
     claims: Claims,
     table: Option<Table>,
+    /// The furthest data that was resolved: where it ends, and the guest cluster it belongs to.
+    furthest: (u64, u64),
 }
 
 /// The L2 table in memory.
@@ -67,7 +69,7 @@ impl Qcow2Map {
             Compression::Zlib | Compression::None => Arc::new(Deflate),
         };
         let claims = Claims::new(limits.max_table_memory.saturating_sub(l1_memory));
-        let mut map = Self { header, dialect, codec, l1: Vec::new(), claims, table: None };
+        let mut map = Self { header, dialect, codec, l1: Vec::new(), claims, table: None, furthest: (0, 0) };
         map.claim_regions()?;
         map.read_l1(input)?;
         Ok(map)
@@ -187,9 +189,9 @@ impl Qcow2Map {
             Entry::Packed { host, .. } => (host, 1, Use::Packed),
         };
         let needed = needed.min(self.header.virtual_size.saturating_sub(guest));
-        if needed > 0 && length.is_some_and(|end| host.saturating_add(needed) > end) {
-            let message = "the data lies past the file's end: the download was cut short, or the table is wrong";
-            return Err(Violation::new(Rule::Truncated, l2_field(guest), format!("{descriptor:#x}"), message).into());
+        if needed > 0 {
+            self.furthest = self.furthest.max((host.saturating_add(needed), guest));
+            length.map_or(Ok(()), |length| self.check_length(length))?;
         }
         let occupied = if let Entry::Packed { length, .. } = entry { u64::from(length) } else { 1 };
         let (first, last) = self.host_clusters(host, occupied);
@@ -268,6 +270,20 @@ impl DiskMap for Qcow2Map {
             found.ok_or_else(|| Error::new(Kind::Internal, format!("qcow2: no entry for byte {guest}")))?;
         mapping.length = mapping.length.min(end.saturating_sub(guest));
         Ok(mapping)
+    }
+
+    fn check_length(&self, length: u64) -> Result<()> {
+        if let Some(violation) = self.header.required.iter().find_map(|region| region.reaches_past(length)) {
+            return Err(violation.into());
+        }
+        let (end, guest) = self.furthest;
+        if end <= length {
+            return Ok(());
+        }
+        let message = format!(
+            "its data ends at byte {end} and the file at {length}: the download was cut short, or the table is wrong"
+        );
+        Err(Violation::new(Rule::Truncated, l2_field(guest), format!("{end:#x}"), message).into())
     }
 }
 

@@ -1,0 +1,12 @@
+//! Disk formats against the program that defines them, and against files made to hurt.
+//!
+//! Needs qemu-img and qemu-io: `tests/images/install.sh` fetches them. A test that cannot find them fails and says so.
+
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+
+mod disk;
+mod hostile;
+mod matrix;
+mod mutated;
+mod qemu;

@@ -1,0 +1,99 @@
+//! Damaged at random: whatever the bytes, reading ends soon, never panics, and refuses for a reason.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use proptest::{prelude::*, test_runner::TestRunner};
+use vitrine::{
+    error::Kind,
+    format,
+    model::{Limits, Verdict},
+};
+
+use crate::{
+    disk::{Memory, walk},
+    qemu::Qemu,
+};
+
+/// Mutated files per seed image.
+const FILES: u32 = 1500;
+/// Nothing here has more than a megabyte of content; minutes would be a loop.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+fn seeds(qemu: &Qemu) -> Vec<Vec<u8>> {
+    let raw = qemu.path("raw");
+    std::fs::File::create(&raw).unwrap().set_len(700_000).unwrap();
+    let commands = ["write -P 1 0 64k".into(), "write -P 2 100k 512".into(), "write -P 3 500k 150k".into()];
+    qemu.io("raw", &raw, &commands);
+    let options = [
+        ("cluster_size=512", false),
+        ("cluster_size=4k,compat=0.10", true),
+        ("cluster_size=64k,compression_type=zstd", true),
+        ("cluster_size=16k,extended_l2=on", false),
+    ];
+    let image = qemu.path("seed");
+    options
+        .iter()
+        .map(|(options, compressed)| {
+            let mut arguments = vec!["convert", "-f", "raw", "-O", "qcow2", "-o", options];
+            arguments.extend(compressed.then_some("-c"));
+            arguments.extend([raw.to_str().unwrap(), image.to_str().unwrap()]);
+            qemu.img(&arguments);
+            std::fs::read(&image).unwrap()
+        })
+        .collect()
+}
+
+/// Where and how to damage: mostly in the head and in places where tables lie, with values that matter.
+fn damage() -> impl Strategy<Value = (Vec<(u8, u32, u64, u8)>, Option<u32>)> {
+    let value = prop_oneof![Just(0), Just(u64::MAX), Just(1 << 62), Just(1 << 63), any::<u64>(), 0_u64..1 << 20];
+    (prop::collection::vec((0_u8..4, any::<u32>(), value, 1_u8..=8), 1..6), prop::option::weighted(0.1, any::<u32>()))
+}
+
+fn apply(seed: &[u8], edits: &[(u8, u32, u64, u8)], cut: Option<u32>) -> Bytes {
+    let mut bytes = seed.to_vec();
+    for (place, at, value, width) in edits {
+        let range = if *place == 0 { bytes.len() } else { bytes.len().min(112 << (place * 3)) };
+        let at = *at as usize % range;
+        let width = usize::from(*width).min(bytes.len() - at);
+        bytes[at..at + width].copy_from_slice(&value.to_be_bytes()[..width]);
+    }
+    if let Some(cut) = cut {
+        bytes.truncate(cut as usize % bytes.len());
+    }
+    bytes.into()
+}
+
+#[test]
+fn damaged_files_are_read_or_refused_and_nothing_else() {
+    let limits = Limits { max_virtual_size: 64 << 20, max_table_memory: 1 << 20, ..Limits::default() };
+    let qemu = Qemu::new();
+    for seed in seeds(&qemu) {
+        let config = ProptestConfig { cases: FILES, failure_persistence: None, ..ProptestConfig::default() };
+        let (accepted, refused) = (Cell::new(0), Cell::new(0));
+        let outcome = TestRunner::new(config).run(&damage(), |(edits, cut)| {
+            let bytes = apply(&seed, &edits, cut);
+            let began = Instant::now();
+            for streamed in [false, true] {
+                let mut input = Memory { bytes: bytes.clone(), streamed };
+                match walk(&mut input, u64::MAX, &limits, |_, _| {}) {
+                    Ok(_) => accepted.set(accepted.get() + 1),
+                    Err(error) => {
+                        prop_assert_eq!(error.kind(), Kind::Refused, "{}", error);
+                        refused.set(refused.get() + 1);
+                    }
+                }
+            }
+            let inspection = format::inspect(&mut Memory::new(bytes), None, &limits).unwrap();
+            prop_assert_eq!(inspection.reasons.is_empty(), inspection.verdict == Verdict::Accepted);
+            prop_assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+            Ok(())
+        });
+        outcome.unwrap_or_else(|failure| panic!("{failure}"));
+        // Damage that never hurts, or always kills the header, would test nothing.
+        assert!(accepted.get() > 50 && refused.get() > 200, "{} accepted, {} refused", accepted.get(), refused.get());
+    }
+}
