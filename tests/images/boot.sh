@@ -13,8 +13,9 @@ CONSOLE=$(mktemp)
 trap 'rm -f "$CONSOLE"' EXIT
 
 say "booting $FILE as $FORMAT (limit $LIMIT s)"
-# Emulation only: it is there on every machine. The guest turns itself off.
-setpriv --pdeathsig KILL timeout --foreground "$LIMIT" qemu-system-x86_64 \
+# Emulation only: it is there on every machine. The guest turns itself off. Whoever dies takes the
+# next one along, down to the emulator.
+setpriv --pdeathsig KILL timeout --foreground "$LIMIT" setpriv --pdeathsig KILL qemu-system-x86_64 \
   -accel tcg,thread=multi -cpu max -m 256 -nodefaults -no-reboot -display none -net none \
   -serial "file:$CONSOLE" -drive "file=$FILE,format=$FORMAT,if=virtio,snapshot=on" </dev/null >&2 ||
   say "qemu ended with status $?"

@@ -41,22 +41,19 @@ PYTHON
 }
 
 make_base() {
-  local work=$1 part=$1/part.ext4
+  local work=$1 size=$((DISK_MIB - 2)) # a MiB before it and one after it are the partition table's
   choose_files >"$work/list"
-  say "file system of $((DISK_MIB - 2)) MiB with them"
-  truncate -s "$((DISK_MIB - 2))M" "$part"
-  mke2fs -q -t ext4 -L corpus -U 5d2c3f0a-7e1b-4a67-9c55-0b7c1f2e9a11 \
-    -E hash_seed=8a6f1d2e-90b3-4c55-a1d7-3e2b5c6f7a80,lazy_itable_init=0,lazy_journal_init=0 "$part"
-  mkdir "$work/mnt"
-  mount -o loop "$part" "$work/mnt"
-  tar -C / --null --files-from="$work/list" -cf - | tar -C "$work/mnt" -xf -
-  umount "$work/mnt"
-  say "disk of $DISK_MIB MiB"
+  say "disk of $DISK_MIB MiB with a file system that holds them"
   truncate -s "${DISK_MIB}M" base.raw
   printf 'label: gpt\nlabel-id: 2B9D0C1E-53A4-4D0F-8E39-7C6A11F0B2D4\nstart=1MiB, size=%dMiB\n' \
-    "$((DISK_MIB - 2))" | sfdisk -q base.raw
-  dd if="$part" of=base.raw bs=1M seek=1 conv=notrunc,sparse status=none
-  rm "$part"
+    "$size" | sfdisk -q base.raw
+  mke2fs -q -t ext4 -L corpus -U 5d2c3f0a-7e1b-4a67-9c55-0b7c1f2e9a11 \
+    -E hash_seed=8a6f1d2e-90b3-4c55-a1d7-3e2b5c6f7a80,lazy_itable_init=0,lazy_journal_init=0,offset=1048576 \
+    base.raw "${size}M"
+  mkdir "$work/mnt"
+  mount -o "loop,offset=1048576,sizelimit=$((size * 1048576))" base.raw "$work/mnt"
+  tar -C / --null --files-from="$work/list" -cf - | tar -C "$work/mnt" -xf -
+  umount "$work/mnt"
 }
 
 convert() {
