@@ -1,14 +1,27 @@
 //! Back ends that keep image data.
 //!
 //! A store knows names, bytes and proofs; it knows nothing of formats, sources or Kubernetes.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`filesystem`] | a folder: the embedded default |
+//! | [`memory`] | the reference for all others, and for tests |
+//! | [`limit`], [`fault`] | decorators: how many sinks at once; errors and delays on purpose |
+//!
+//! `tests/stores` holds the conformance suite that every one of them passes.
 
-use std::sync::Arc;
+pub mod fault;
+pub mod filesystem;
+pub mod limit;
+pub mod memory;
+
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, StoredImage, Verified},
 };
 
@@ -19,7 +32,8 @@ pub trait Store: Send + Sync {
     fn name(&self) -> &str;
 
     /// Begins to write `key` under a private name. `attempt` is the fencing token: once a sink with a higher attempt exists
-    /// for `key`, one with a lower attempt can no longer publish. What an earlier attempt left behind is removed.
+    /// for `key`, one with a lower attempt can no longer publish. Of two sinks with the same attempt, the one created last
+    /// can publish: that is an agent which was killed and began again. What an earlier attempt left behind is removed.
     ///
     /// # Errors
     /// `AlreadyExists` if `key` is published, `Conflict` if a higher attempt has begun, `NoSpace`, `Unavailable`.
@@ -48,6 +62,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// `Unavailable`.
     async fn list(&self) -> Result<Vec<ObjectEntry>>;
+
+    /// Removes what unfinished sinks and deletions left behind, if it was not changed for `older_than` and nobody is writing
+    /// it. Published objects are never touched. Returns the names of what was removed.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn sweep(&self, older_than: Duration) -> Result<Vec<String>>;
 
     /// Whether the store can be read and written now; cheap.
     ///
@@ -135,4 +156,28 @@ pub struct Capacity {
     pub total: u64,
     /// What is left.
     pub available: u64,
+}
+
+/// What is recorded of an object that is published in `format`, `length` bytes long, on the strength of `proof`.
+pub(crate) fn describe(format: OutputFormat, length: u64, proof: &Verified) -> StoredImage {
+    StoredImage {
+        format,
+        length,
+        source_size: proof.received().length,
+        source_digests: proof.received().digests.clone(),
+        source_format: proof.source_format(),
+        container_format: proof.container_format(),
+        manifest: proof.manifest().clone(),
+    }
+}
+
+/// The error for a `length` that would cut off bytes which were written. A fault of the caller, noticed before anything is
+/// published.
+pub(crate) fn cut_off(store: &str, key: &ObjectKey, length: u64, written: u64) -> Error {
+    Error::new(
+        Kind::Internal,
+        format!(
+            "store {store}: {key} was committed with {length} bytes, but bytes were written up to {written}; report this"
+        ),
+    )
 }

@@ -1,0 +1,206 @@
+//! The thread that writes one object's data: it takes pieces from a queue, joins neighbours, and has them written back early.
+//!
+//! Runs on its own thread and not on the runtime's: it must finish its work, or clean up, also while the runtime shuts down.
+
+use std::{
+    io::IoSlice,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+};
+
+use bytes::Bytes;
+use rustix::io::Errno;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{super::ObjectStat, partial::Partial, place::Place, room};
+use crate::{
+    error::{Error, Kind, Result},
+    model::StoredImage,
+};
+
+/// Bytes that one system call writes at most: large enough that its cost does not show, small enough that several fit into
+/// the memory of a sink.
+const MAX_BATCH: usize = 1 << 20;
+/// Pieces that one system call writes at most: 4 KiB pieces fill a batch. The kernel's limit is 1024 (`IOV_MAX`).
+const MAX_PIECES: usize = MAX_BATCH / 4096;
+
+/// What a sink asks of its thread.
+pub(super) enum Order {
+    /// Write these bytes.
+    Write(Piece),
+    /// Publish, after all writes before.
+    Publish {
+        /// What to record.
+        image: Box<StoredImage>,
+        /// Where to tell.
+        reply: oneshot::Sender<Result<ObjectStat>>,
+    },
+    /// Remove everything.
+    Abort {
+        /// Where to tell.
+        reply: oneshot::Sender<Result<()>>,
+    },
+}
+
+/// Bytes, their place, and the memory they are allowed.
+pub(super) struct Piece {
+    /// Offset in the object.
+    offset: u64,
+    /// What to write.
+    bytes: Bytes,
+    /// Given back when they are written.
+    _memory: OwnedSemaphorePermit,
+}
+
+impl Piece {
+    /// A piece that holds on to `memory` until it is written.
+    pub(super) fn new(offset: u64, bytes: Bytes, memory: OwnedSemaphorePermit) -> Self {
+        Self { offset, bytes, _memory: memory }
+    }
+
+    fn end(&self) -> u64 {
+        self.offset.saturating_add(self.bytes.len() as u64)
+    }
+}
+
+/// What sink and thread both see.
+#[derive(Default)]
+pub(super) struct Progress {
+    abandoned: AtomicBool,
+    failure: Mutex<Option<(Kind, String)>>,
+}
+
+impl Progress {
+    /// Tells the thread that nobody waits for the object any more.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    /// The error that ended the writing, told again to everybody who asks.
+    pub(super) fn check(&self) -> Result<()> {
+        match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((kind, message)) => Err(Error::new(*kind, message.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn fail(&self, error: &Error) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((error.kind(), error.to_string()));
+    }
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    place: Arc<Place>,
+    partial: Partial,
+    progress: Arc<Progress>,
+    allowance: room::Allowance,
+    writeback: super::writeback::Writeback,
+}
+
+impl Writer {
+    /// A writer of `partial`.
+    pub(super) fn new(place: Arc<Place>, partial: Partial, progress: Arc<Progress>) -> Self {
+        let writeback = super::writeback::Writeback::new(Arc::clone(partial.data()));
+        Self { place, partial, progress, allowance: room::Allowance::default(), writeback }
+    }
+
+    /// Works until the object is published or given up. A queue whose sender is gone means that it is given up.
+    pub(super) fn run(mut self, queue: &mpsc::Receiver<Order>) {
+        let mut next = queue.recv().ok();
+        while let Some(order) = next.take() {
+            match order {
+                Order::Write(first) => {
+                    let batch;
+                    (batch, next) = gather(first, queue);
+                    self.write(&batch);
+                    next = next.or_else(|| queue.recv().ok());
+                }
+                Order::Publish { image, reply } => {
+                    // A caller that went away has lost the answer, not the object.
+                    let _ = reply.send(self.publish(*image));
+                    return;
+                }
+                Order::Abort { reply } => {
+                    let _ = reply.send(self.partial.remove());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn publish(self, image: StoredImage) -> Result<ObjectStat> {
+        self.progress.check()?;
+        self.partial.publish(image)
+    }
+
+    /// Writes a batch; the first failure ends the object at once, so that a full disk gets its room back.
+    fn write(&mut self, batch: &[Piece]) {
+        if self.progress.abandoned.load(Ordering::Acquire) || self.progress.check().is_err() {
+            return;
+        }
+        if let Err(error) = self.try_write(batch) {
+            self.progress.fail(&error);
+            if let Err(error) = self.partial.remove() {
+                tracing::warn!(%error, "an unfinished object stays behind until it is swept");
+            }
+        }
+    }
+
+    fn try_write(&mut self, batch: &[Piece]) -> Result<()> {
+        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(()) };
+        let (start, end) = (first.offset, last.end());
+        let length = end.saturating_sub(start);
+        self.allowance.take(&self.place, self.partial.data(), &self.partial.label(), length)?;
+        let mut slices: Vec<_> = batch.iter().map(|piece| IoSlice::new(&piece.bytes)).collect();
+        write_all(self.partial.data(), &mut slices, start).map_err(|errno| self.explain(errno, length))?;
+        self.writeback.wrote(start, end).map_err(|errno| self.explain(errno, length))
+    }
+
+    fn explain(&self, errno: Errno, length: u64) -> Error {
+        match errno {
+            Errno::NOSPC | Errno::DQUOT => {
+                room::no_space(&self.place, self.partial.data(), &self.partial.label(), length)
+            }
+            errno => self.place.error(&format!("writing {}", self.partial.label()), errno),
+        }
+    }
+}
+
+/// The pieces that follow `first` without a gap and are there already, and the order that comes after them.
+fn gather(first: Piece, queue: &mpsc::Receiver<Order>) -> (Vec<Piece>, Option<Order>) {
+    let mut end = first.end();
+    let mut size = first.bytes.len();
+    let mut batch = vec![first];
+    while size < MAX_BATCH && batch.len() < MAX_PIECES {
+        match queue.try_recv() {
+            Ok(Order::Write(piece)) if piece.offset == end => {
+                end = piece.end();
+                size = size.saturating_add(piece.bytes.len());
+                batch.push(piece);
+            }
+            Ok(other) => return (batch, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (batch, None)
+}
+
+fn write_all(file: &OwnedFd, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> std::result::Result<(), Errno> {
+    while !slices.is_empty() {
+        match rustix::io::pwritev(file, slices, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => {
+                IoSlice::advance_slices(&mut slices, count);
+                offset = offset.saturating_add(count as u64);
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

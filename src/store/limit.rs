@@ -1,0 +1,92 @@
+//! A decorator that bounds how many objects are written to a store at once. Knows nothing of what is written.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{ObjectKey, OutputFormat, Verified},
+};
+
+/// A store of which at most so many sinks exist at once; `create` waits for its turn.
+pub struct LimitedStore {
+    inner: Arc<dyn Store>,
+    turns: Arc<Semaphore>,
+}
+
+impl LimitedStore {
+    /// Lets at most `sinks` sinks of `inner` exist at once; 0 counts as 1, since a store that never takes anything helps nobody.
+    pub fn new(inner: Arc<dyn Store>, sinks: usize) -> Self {
+        Self { inner, turns: Arc::new(Semaphore::new(sinks.clamp(1, Semaphore::MAX_PERMITS))) }
+    }
+}
+
+#[async_trait]
+impl Store for LimitedStore {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
+        let turn = Arc::clone(&self.turns)
+            .acquire_owned()
+            .await
+            .map_err(|e| Error::with_source(Kind::Internal, format!("store {}: no more turns", self.name()), e))?;
+        Ok(Box::new(LimitedSink { inner: self.inner.create(key, attempt, format).await?, _turn: turn }))
+    }
+
+    async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {
+        self.inner.open(key).await
+    }
+
+    async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat> {
+        self.inner.stat(key).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        self.inner.delete(key).await
+    }
+
+    async fn list(&self) -> Result<Vec<ObjectEntry>> {
+        self.inner.list().await
+    }
+
+    async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
+        self.inner.sweep(older_than).await
+    }
+
+    async fn probe(&self) -> Result<()> {
+        self.inner.probe().await
+    }
+
+    async fn capacity(&self) -> Result<Option<Capacity>> {
+        self.inner.capacity().await
+    }
+}
+
+struct LimitedSink {
+    inner: Box<dyn Sink>,
+    /// Given back when the sink is gone, after `inner`: fields drop in order.
+    _turn: OwnedSemaphorePermit,
+}
+
+#[async_trait]
+impl Sink for LimitedSink {
+    async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
+        self.inner.write_at(offset, bytes).await
+    }
+
+    async fn commit(self: Box<Self>, length: u64, proof: &Verified) -> Result<ObjectStat> {
+        let Self { inner, _turn } = *self;
+        inner.commit(length, proof).await
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        let Self { inner, _turn } = *self;
+        inner.abort().await
+    }
+}
