@@ -8,6 +8,7 @@ mod peek;
 mod pump;
 mod ranges;
 mod spill;
+mod stream;
 mod window;
 mod zero;
 
@@ -18,6 +19,7 @@ pub use peek::Peeked;
 pub use pump::Pump;
 pub use ranges::RangeSet;
 pub use spill::Spill;
+pub use stream::feed_from;
 pub use window::{Fetch, Keep, Tables, Window, WindowLimits};
 pub use zero::{is_zero, nonzero_runs};
 

@@ -2,6 +2,11 @@
 //!
 //! A source gives bytes in order, once; some can also be asked for a range. It knows nothing of what the bytes mean.
 
+mod address;
+mod checksums;
+mod file;
+mod http;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +14,10 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
+pub use address::{AddressPolicy, AddressRule, HostPattern, PortRange, Refusal, Scheme};
+pub use checksums::{Checksums, fetch_checksum, file_name};
+pub use file::{FileSource, StdinSource};
+pub use http::{HttpConfig, HttpSource, Parallel, Patience, ProxySettings, display_url};
 
 /// Bytes in order. Ends with `None` only after every byte of the source has come; anything less is an error.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;

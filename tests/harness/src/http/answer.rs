@@ -92,6 +92,9 @@ impl Answer {
     pub fn to(request: &Request, route: &Route, nth: u64) -> Self {
         let faults = Faults::of(route, nth);
         let mut answer = Self::choose(request, route, &faults);
+        // What the route says takes the place of what a good server would say.
+        let said = |name: &str| route.headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+        answer.headers.retain(|(name, _)| !said(name));
         answer.headers.extend(route.headers.iter().cloned());
         answer.conduct = faults.conduct;
         answer

@@ -1,0 +1,126 @@
+//! Drives a decoder from one feed and is another.
+
+use bytes::{Buf, Bytes};
+
+use super::{
+    Packing, UnpackLimits,
+    codec::{self, Codec},
+};
+use crate::{
+    error::{Error, Result},
+    io::Feed,
+    model::{Rule, Violation},
+};
+
+/// Bytes handed on at once. Small enough that several pieces on the way cost little, large enough that handing them on
+/// costs nothing; a piece still fits into a core's second-level cache.
+const PIECE: usize = 512 << 10;
+
+/// Unpacks what another feed brings.
+pub(super) struct Unpacker {
+    packing: Packing,
+    limits: UnpackLimits,
+    inner: Box<dyn Feed>,
+    /// Of the member that is being decoded; `None` between members.
+    codec: Option<Box<dyn Codec>>,
+    input: Bytes,
+    /// Whether the inner feed has ended.
+    ended: bool,
+    members: u64,
+    /// Bytes taken in and given out so far.
+    taken: u64,
+    given: u64,
+}
+
+impl Unpacker {
+    pub fn new(packing: Packing, inner: Box<dyn Feed>, limits: UnpackLimits) -> Self {
+        Self { packing, limits, inner, codec: None, input: Bytes::new(), ended: false, members: 0, taken: 0, given: 0 }
+    }
+
+    /// Takes the next input if there is none; afterwards, no input means that it has ended.
+    fn refill(&mut self) -> Result<()> {
+        while self.input.is_empty() && !self.ended {
+            match self.inner.next()? {
+                Some(piece) => self.input = piece,
+                None => self.ended = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.input.advance(length.min(self.input.len()));
+        self.taken = self.taken.saturating_add(length as u64);
+    }
+
+    /// Begins the next member. `false` if there is none: zeros up to the end are padding (tapes, xz's own).
+    fn begin(&mut self) -> Result<bool> {
+        loop {
+            self.refill()?;
+            if self.input.is_empty() {
+                return if self.members > 0 { Ok(false) } else { Err(self.broken("it is empty")) };
+            }
+            let zeros = if self.members > 0 { self.input.iter().take_while(|b| **b == 0).count() } else { 0 };
+            self.consume(zeros);
+            if !self.input.is_empty() {
+                self.codec = Some(codec::new(self.packing, &self.limits).map_err(|e| self.broken(&e))?);
+                return Ok(true);
+            }
+        }
+    }
+
+    /// One call of the decoder.
+    fn step(&mut self, output: &mut Vec<u8>) -> Result<()> {
+        self.refill()?;
+        let Some(codec) = &mut self.codec else { return Ok(()) };
+        let before = output.len();
+        match codec.decode(&self.input, output, self.ended) {
+            Ok(step) => {
+                let stuck = step.read == 0 && output.len() == before && self.input.is_empty();
+                self.consume(step.read);
+                if step.ended {
+                    self.codec = None;
+                    self.members = self.members.saturating_add(1);
+                } else if stuck && self.ended {
+                    return Err(self.broken("it ends in the middle"));
+                }
+                Ok(())
+            }
+            Err(_) if self.ended && self.input.is_empty() => Err(self.broken("it ends in the middle")),
+            Err(why) => Err(self.broken(&why)),
+        }
+    }
+
+    fn broken(&self, why: &str) -> Error {
+        let place = format!("byte {} of {} stream, byte {} unpacked", self.taken, self.packing, self.given);
+        let message = format!(
+            "{why} (after {} complete parts): the file is damaged or was cut off; fetch or publish it again",
+            self.members
+        );
+        Violation::new(Rule::CompressedStream, self.packing.name(), place, message).into()
+    }
+
+    fn check_output(&self) -> Result<()> {
+        if self.given <= self.limits.max_output {
+            return Ok(());
+        }
+        let message = format!("more than {} bytes come out of the first {} bytes", self.limits.max_output, self.taken);
+        Err(Violation::new(Rule::Bomb, self.packing.name(), self.given, message).into())
+    }
+}
+
+impl Feed for Unpacker {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        let mut output = Vec::with_capacity(PIECE);
+        let room = output.capacity();
+        while output.len() < room {
+            if self.codec.is_none() && !self.begin()? {
+                break;
+            }
+            self.step(&mut output)?;
+        }
+        self.given = self.given.saturating_add(output.len() as u64);
+        self.check_output()?;
+        Ok((!output.is_empty()).then(|| output.into()))
+    }
+}
