@@ -48,7 +48,7 @@ use self::{
 use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
 use crate::{
     error::{Error, Kind, Result},
-    model::{ObjectKey, OutputFormat},
+    model::{ObjectKey, OutputFormat, StoredImage},
 };
 
 /// How a folder is used.
@@ -146,31 +146,42 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     })
 }
 
-/// The directory of a published object.
-fn open_object(place: &Place, key: &ObjectKey) -> Result<OwnedFd> {
+/// The data and the record of a published object.
+fn open_object(place: &Place, key: &ObjectKey) -> Result<(OwnedFd, StoredImage)> {
     let name = layout::object_name(key)?;
-    tree::open_directory(&place.enter()?, &name).map_err(|errno| match errno {
-        Errno::NOENT => Error::new(
-            Kind::NotFound,
-            format!("store {} holds no {key}; import it, or remove the location", place.name()),
-        ),
-        errno => place.error(&format!("opening {name}"), errno),
-    })
+    let root = place.enter()?;
+    let opened = tree::open_directory(&root, &name).map_err(|errno| place.error(&format!("opening {name}"), errno));
+    let opened = opened.and_then(|directory| open_files(place, key, &directory));
+    match opened {
+        // Whatever went wrong: if the name is gone, the object never was or was deleted in the middle of it.
+        Err(_) if matches!(tree::look_up(&root, &name), Ok(None)) => Err(not_found(place, key)),
+        opened => opened,
+    }
 }
 
-/// The error for an object whose record cannot be read.
-fn unreadable(place: &Place, key: &ObjectKey, error: std::io::Error) -> Error {
-    let path = place.path_of(&key.to_string());
-    let message = format!("store {}: the record in {} cannot be read; delete the object", place.name(), path.display());
-    Error::with_source(Kind::Io, message, error)
+fn open_files(place: &Place, key: &ObjectKey, directory: &OwnedFd) -> Result<(OwnedFd, StoredImage)> {
+    let data = tree::open_file(directory, layout::DATA)
+        .map_err(|errno| place.error(&format!("opening the data of {key}"), errno))?;
+    let image = record::read(directory).map_err(|error| {
+        let path = place.path_of(&key.to_string()).join(layout::RECORD);
+        let message = format!(
+            "store {}: {key} cannot be used, its record {} is damaged; delete the object",
+            place.name(),
+            path.display()
+        );
+        Error::with_source(Kind::Io, message, error)
+    })?;
+    Ok((data, image))
+}
+
+fn not_found(place: &Place, key: &ObjectKey) -> Error {
+    let message = format!("store {} holds no {key}; import it, or remove the location", place.name());
+    Error::new(Kind::NotFound, message)
 }
 
 fn stat(place: &Place, key: &ObjectKey) -> Result<ObjectStat> {
-    let directory = open_object(place, key)?;
-    let failed = |errno| place.error(&format!("measuring {key}"), errno);
-    let data = tree::open_file(&directory, layout::DATA).map_err(failed)?;
-    let allocated_size = partial::allocated(&data).map_err(failed)?;
-    let image = record::read(&directory).map_err(|e| unreadable(place, key, e))?;
+    let (data, image) = open_object(place, key)?;
+    let allocated_size = partial::allocated(&data).map_err(|errno| place.error(&format!("measuring {key}"), errno))?;
     Ok(ObjectStat { image, url: place.url_of(key), allocated_size })
 }
 

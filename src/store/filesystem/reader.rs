@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::{fs::SeekFrom, io::Errno};
 
-use super::{super::ObjectReader, blocking, layout, open_object, place::Place, record, tree};
+use super::{super::ObjectReader, blocking, open_object, place::Place, record};
 use crate::{
     error::Result,
     model::{ObjectKey, StoredImage},
@@ -23,10 +23,7 @@ pub(super) struct FilesystemReader {
 impl FilesystemReader {
     /// Opens the object; blocks.
     pub(super) fn open(place: &Arc<Place>, key: &ObjectKey) -> Result<Self> {
-        let directory = open_object(place, key)?;
-        let failed = |errno| place.error(&format!("opening {key}"), errno);
-        let data = tree::open_file(&directory, layout::DATA).map_err(failed)?;
-        let image = record::read(&directory).map_err(|e| super::unreadable(place, key, e))?;
+        let (data, image) = open_object(place, key)?;
         Ok(Self { place: Arc::clone(place), key: key.clone(), image, data: Arc::new(data.into()) })
     }
 }

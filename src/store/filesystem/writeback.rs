@@ -6,7 +6,7 @@ use std::{num::NonZeroU64, os::fd::OwnedFd, sync::Arc};
 use rustix::{fs::Advice, io::Errno};
 
 /// After how many bytes the kernel is told to begin.
-const WINDOW: u64 = 32 << 20;
+const WINDOW: u64 = 16 << 20;
 
 /// What was written and not yet handed to the disk.
 pub(super) struct Writeback {

@@ -144,10 +144,11 @@ impl Writer {
             return;
         }
         if let Err(error) = self.try_write(batch) {
-            self.progress.fail(&error);
+            // In this order: who hears of the failure finds nothing left.
             if let Err(error) = self.partial.remove() {
                 tracing::warn!(%error, "an unfinished object stays behind until it is swept");
             }
+            self.progress.fail(&error);
         }
     }
 
