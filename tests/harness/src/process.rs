@@ -124,6 +124,22 @@ impl Process {
         kill_process(pid, signal).context(|| format!("send a signal to {}", self.name))
     }
 
+    /// Stops it where it is (SIGSTOP), as a machine that hangs, until [`Process::resume`].
+    ///
+    /// # Errors
+    /// When the signal may not be sent.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When the signal may not be sent.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// Asks it to end (SIGTERM), and waits for that.
     ///
     /// # Errors

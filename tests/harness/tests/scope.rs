@@ -9,9 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use vitrine_harness::Scope;
 
-/// Processes that work in `dir`, found apart from how a scope finds them.
+/// Processes that work in `dir`, even if it is gone, found apart from how a scope finds them.
 fn processes_in(dir: &Path) -> Vec<PathBuf> {
-    let works_there = |process: &PathBuf| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == dir);
+    let gone = PathBuf::from(format!("{} (deleted)", dir.display()));
+    let works_there = |process: &PathBuf| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == dir || cwd == gone);
     fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path()).filter(works_there).collect()
 }
 
@@ -25,7 +26,7 @@ fn wait_until(what: &str, mut true_now: impl FnMut() -> bool) {
 
 fn sleeper(scope: &Scope) -> Command {
     let mut command = scope.command("sh");
-    command.args(["-c", "sleep 1000 & sleep 1000"]);
+    command.args(["-c", "sleep 300 & sleep 300"]);
     command
 }
 
@@ -61,8 +62,10 @@ fn what_a_killed_keeper_left_is_swept_up_by_the_next_scope() {
     let dir = tempfile::Builder::new().prefix("vitrine-lab-stale-").tempdir().expect("make").keep();
     let owner = fs::File::create(dir.join("owner")).expect("create");
     let name = dir.file_name().expect("a name").to_owned();
-    let sleeper = Command::new("sleep").arg("1000").env("VITRINE_LAB_SCOPE", name).current_dir(&dir).spawn();
-    let mut sleeper = sleeper.expect("start");
+    let mut command = Command::new("sleep");
+    // Not the test's output: who reads that would wait for the sleeper, should it not be ended.
+    command.arg("300").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut sleeper = command.env("VITRINE_LAB_SCOPE", name).current_dir(&dir).spawn().expect("start");
     let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
     fs::File::open(&dir).expect("open").set_modified(an_hour_ago).expect("make it old");
 

@@ -12,23 +12,27 @@ use super::family::Family;
 use super::progress::Progress;
 use crate::error::{Context, Error, Result};
 
+/// The folder of the programs, in a family's folder.
+const BIN: &str = "bin";
+/// Go's folder for what it makes on the way, in the folder of the sources. The underscore hides it from Go.
+const TEMPORARY: &str = "_tmp";
 /// How often the progress line is looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// How many of Go's last lines an error shows: its errors come at the end, after thousands of package names.
 const SHOWN_LINES: usize = 30;
 
-/// The folder with the family's programs; builds them if no earlier run has.
-pub fn ensure(family: &Family) -> Result<PathBuf> {
-    let tools = super::cache_dir()?.join("tools");
-    let name = format!("{}-{}", family.name, family.key(&go_version()?));
-    let (home, bin) = (tools.join(&name), tools.join(&name).join("bin"));
+/// The folder with the family's programs; builds them if no earlier run has. `tools` is the cache's folder for all families.
+pub fn ensure(family: &Family, tools: &Path) -> Result<PathBuf> {
+    let home = tools.join(format!("{}-{}", family.name, family.key(&go_version()?)));
+    let bin = home.join(BIN);
     if bin.is_dir() {
         return Ok(bin);
     }
-    fs::create_dir_all(&tools).context(|| format!("make {}", tools.display()))?;
+    fs::create_dir_all(tools).context(|| format!("make {}", tools.display()))?;
     let _lock = lock(&tools.join(format!("{}.lock", family.name)), family)?;
     if !bin.is_dir() {
-        build(family, &tools, &home)?;
+        remove_leftovers(family, tools);
+        build(family, tools, &home)?;
     }
     Ok(bin)
 }
@@ -55,6 +59,8 @@ fn go(dir: &Path) -> Command {
         .current_dir(dir)
         .env("CGO_ENABLED", "0")
         .env("GOWORK", "off")
+        // Where a killed build's files are found again, and not in the machine's folder for temporary files.
+        .env("GOTMPDIR", dir.join(TEMPORARY))
         .env("GOFLAGS", "-mod=readonly -buildvcs=false -trimpath");
     command
 }
@@ -69,14 +75,29 @@ fn lock(path: &Path, family: &Family) -> Result<File> {
     Ok(file)
 }
 
+/// The folders in which builds of this family work.
+fn work_prefix(family: &Family) -> String {
+    format!(".building-{}-", family.name)
+}
+
+/// Removes what killed builds left. The lock is held, so no build is under way.
+fn remove_leftovers(family: &Family, tools: &Path) {
+    let prefix = work_prefix(family);
+    let entries = fs::read_dir(tools).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+        // At worst it goes on taking space.
+        let _still_there = fs::remove_dir_all(entry.path());
+    }
+}
+
 fn build(family: &Family, tools: &Path, home: &Path) -> Result<()> {
     let mut progress = Progress::new(family);
     progress.say("not in the cache yet: building it from source, once per machine");
-    // The lock makes it ours alone; what is in it was left by a killed build.
-    let work = tools.join(format!(".building-{}", family.name));
-    let _absent = fs::remove_dir_all(&work);
-    let (source, bin) = (work.join("source"), work.join("bin"));
-    for dir in [&source, &bin] {
+    let work = tempfile::Builder::new().prefix(&work_prefix(family)).tempdir_in(tools);
+    let work = work.context(|| format!("write in {}", tools.display()))?;
+    let (source, whole) = (work.path().join("source"), work.path().join("whole"));
+    let bin = whole.join(BIN);
+    for dir in [&source, &bin, &source.join(TEMPORARY)] {
         fs::create_dir_all(dir).context(|| format!("make {}", dir.display()))?;
     }
     for (name, text) in family.files {
@@ -88,8 +109,7 @@ fn build(family: &Family, tools: &Path, home: &Path) -> Result<()> {
     for link in family.links {
         symlink(family.binary, bin.join(link)).context(|| format!("link {link}"))?;
     }
-    fs::remove_dir_all(&source).context(|| "remove the sources")?;
-    fs::rename(&work, home).context(|| format!("rename to {}", home.display()))?;
+    fs::rename(&whole, home).context(|| format!("rename to {}", home.display()))?;
     progress.done();
     Ok(())
 }
@@ -163,4 +183,69 @@ fn read_lines(child: &mut Child) -> Receiver<String> {
         });
     }
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const GO_MOD: &str = "module vitrine.test/tiny\n\ngo 1.26.0\n";
+
+    const fn tiny(files: &'static [(&'static str, &'static str)]) -> Family {
+        Family {
+            name: "tiny",
+            files,
+            package: "vitrine.test/tiny",
+            binary: "tiny",
+            links: &["other"],
+            module: "none",
+            version_package: None,
+        }
+    }
+
+    static GOOD: Family =
+        tiny(&[("go.mod", GO_MOD), ("main.go", "package main\n\nfunc main() { println(\"hello\") }\n")]);
+    static BAD: Family = tiny(&[("go.mod", GO_MOD), ("main.go", "package main\n\nfunc main() { absent() }\n")]);
+
+    fn entries(dir: &Path) -> Vec<String> {
+        let names =
+            fs::read_dir(dir).expect("read").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn two_at_once_build_once_and_a_killed_build_is_cleared_away() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let leftover = cache.path().join(".building-tiny-123");
+        fs::create_dir_all(leftover.join("whole")).expect("make");
+        let ask = || {
+            thread::spawn({
+                let cache = cache.path().to_owned();
+                move || ensure(&GOOD, &cache).expect("built")
+            })
+        };
+        let bins = [ask(), ask()].map(|thread| thread.join().expect("no panic"));
+        assert_eq!(bins[0], bins[1]);
+        let home = bins[0].parent().and_then(Path::file_name).expect("a name").to_string_lossy().into_owned();
+        assert_eq!(entries(cache.path()), [home, "tiny.lock".to_owned()]);
+        assert_eq!(entries(&bins[0]), ["other", "tiny"]);
+        let output = Command::new(bins[0].join("other")).output().expect("run");
+        assert_eq!(output.stderr, b"hello\n");
+
+        let built = fs::metadata(bins[0].join("tiny")).and_then(|metadata| metadata.modified()).expect("a time");
+        ensure(&GOOD, cache.path()).expect("found");
+        assert_eq!(fs::metadata(bins[0].join("tiny")).and_then(|metadata| metadata.modified()).expect("a time"), built);
+    }
+
+    #[test]
+    fn a_build_that_fails_says_why_and_leaves_nothing() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let error = ensure(&BAD, cache.path()).expect_err("it does not compile").to_string();
+        assert!(error.contains("undefined: absent"), "{error}");
+        assert_eq!(entries(cache.path()), ["tiny.lock"]);
+    }
 }

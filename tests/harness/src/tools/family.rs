@@ -4,7 +4,7 @@
 use sha2::{Digest, Sha256};
 
 /// One Go module of `go/`, as it was when this crate was compiled.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Family {
     /// The name of its folder in `go/`.
     pub name: &'static str,
@@ -19,7 +19,7 @@ pub struct Family {
     /// The module whose version is the family's.
     pub module: &'static str,
     /// The package with version variables that the linker must set, if there is one.
-    version_package: Option<&'static str>,
+    pub version_package: Option<&'static str>,
 }
 
 pub static KUBERNETES: Family = Family {
@@ -98,5 +98,34 @@ impl Family {
         digest.update(format!("{go}\n{}\n{}\n{:?}", self.package, self.linker_flags(), self.links));
         // 64 bits tell apart the handful of builds that one cache ever sees, and keep paths readable.
         digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_come_from_the_modules() {
+        for family in [&KUBERNETES, &ETCD, &HELM] {
+            let version = family.version();
+            assert!(version.starts_with('v') && version.matches('.').count() == 2, "{}: {version}", family.name);
+        }
+        let flags = KUBERNETES.linker_flags();
+        let minor = KUBERNETES.version().split('.').nth(1).expect("a minor number");
+        assert!(flags.contains(&format!("version.gitVersion={} ", KUBERNETES.version())), "{flags}");
+        assert!(flags.contains(&format!("version.gitMinor={minor} ")), "{flags}");
+    }
+
+    #[test]
+    fn whatever_decides_the_result_changes_the_key() {
+        let key = ETCD.key("go1.26.8 linux amd64");
+        assert_eq!(key, ETCD.key("go1.26.8 linux amd64"));
+        assert_ne!(key, ETCD.key("go1.26.9 linux amd64"));
+        assert_ne!(key, HELM.key("go1.26.8 linux amd64"));
+        let another_sum = [ETCD.files[0], ("go.sum", "")];
+        let files = Box::leak(Box::new(another_sum));
+        let edited = Family { files, ..ETCD };
+        assert_ne!(key, edited.key("go1.26.8 linux amd64"));
     }
 }

@@ -48,6 +48,11 @@ impl Tool {
         }
     }
 
+    /// The tool of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tool| tool.name() == name)
+    }
+
     fn family(self) -> &'static Family {
         match self {
             Self::Etcd => &family::ETCD,
@@ -91,7 +96,7 @@ pub fn ensure(tools: &[Tool]) -> Result<ToolPaths> {
         let family = tool.family();
         let folder = match found.get(family.name) {
             Some(folder) => folder.clone(),
-            None => build::ensure(family)?,
+            None => build::ensure(family, &cache_dir()?.join("tools"))?,
         };
         paths.0.insert(tool, folder.join(tool.name()));
         found.insert(family.name, folder);
