@@ -124,3 +124,9 @@ async fn what_an_owner_had_is_collected_with_it() {
     run(plane, &["delete", "configmap", "owner", "-n", "garbage"]).await;
     run(plane, &["wait", "--for=delete", "configmap/owned", "-n", "garbage", "--timeout=120s"]).await;
 }
+
+#[tokio::test]
+async fn helm_reaches_the_cluster() {
+    let listed = shared().await.helm(&["list", "--all-namespaces", "-o", "json"]).await.expect("helm runs");
+    assert_eq!(listed.success().expect("helm succeeds").trim(), "[]");
+}
