@@ -14,12 +14,14 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "tests build their own bytes and may panic"))]
 
 mod detect;
+mod encoder;
 mod fields;
 mod inspect;
 mod open;
 mod qcow2;
 mod raw;
 
+pub use encoder::encoder;
 pub use inspect::inspect;
 pub use open::open;
 

@@ -1,12 +1,14 @@
-//! Raw disks: guest byte n is file byte n.
+//! Raw disks, read and written: guest byte n is file byte n.
 //!
 //! Knows offsets only; never looks at the content.
 
+use std::ops::Range;
+
 use crate::{
     error::{Error, Kind, Result},
-    format::{DiskMap, Mapping, Place},
+    format::{DiskMap, EncodedChunk, EncodedPiece, Encoder, Finish, Layout, Mapping, Place, Write},
     io::ReadAt,
-    model::{DiskFormat, Limits, Rule, Violation},
+    model::{Chunk, DiskFormat, Limits, OutputFormat, Rule, Violation},
 };
 
 /// A raw disk, or an optical disc kept as one.
@@ -67,6 +69,42 @@ impl DiskMap for RawMap {
         let message =
             format!("disks of up to {} bytes are accepted: raise the limit if this one is wanted", self.longest);
         Err(Violation::new(Rule::VirtualSizeLimit, "length", length, message).into())
+    }
+}
+
+/// Writes raw disks: the runs of each chunk, where they are; holes stay holes.
+#[derive(Debug)]
+pub(super) struct RawEncoder;
+
+impl Encoder for RawEncoder {
+    fn encode(&self, chunk: &Chunk) -> Result<EncodedChunk> {
+        let piece = |run: &Range<u32>| EncodedPiece {
+            guest: chunk.offset().saturating_add(u64::from(run.start)),
+            bytes: chunk.data.slice(run.start as usize..run.end as usize),
+            packed: false,
+        };
+        Ok(EncodedChunk { index: chunk.index, pieces: chunk.runs.iter().map(piece).collect() })
+    }
+
+    fn layout(&self, _virtual_size: Option<u64>) -> Result<Box<dyn Layout>> {
+        Ok(Box::new(RawLayout))
+    }
+
+    fn output(&self) -> OutputFormat {
+        OutputFormat::RAW
+    }
+}
+
+#[derive(Debug)]
+struct RawLayout;
+
+impl Layout for RawLayout {
+    fn place(&mut self, chunk: EncodedChunk) -> Result<Vec<Write>> {
+        Ok(chunk.pieces.into_iter().map(|piece| Write { offset: piece.guest, bytes: piece.bytes }).collect())
+    }
+
+    fn finish(self: Box<Self>, virtual_size: u64) -> Result<Finish> {
+        Ok(Finish { writes: Vec::new(), length: virtual_size })
     }
 }
 

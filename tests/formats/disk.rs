@@ -1,12 +1,10 @@
 //! A plain reference decoder: walks a map to its end and unpacks cluster by cluster, one after the other.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path};
-
 use bytes::Bytes;
 use vitrine::{
     error::Result,
     format::{self, Place},
-    io::{FileReader, ReadAt},
+    io::ReadAt,
     model::{DiskFormat, Limits, Rule, Violation},
 };
 
@@ -77,20 +75,10 @@ fn end(input: &mut dyn ReadAt) -> u64 {
     input.length().unwrap_or_else(|| input.read_up_to(0, usize::MAX).unwrap().len() as u64)
 }
 
-/// Decodes the image at `source` into a sparse raw file.
-pub fn decode(source: &Path, target: &Path, most: u64) -> Result<()> {
-    let file = File::create(target).unwrap();
-    let size = walk(&mut FileReader::open(source)?, most, &Limits::default(), |guest, bytes| {
-        file.write_all_at(bytes, guest).unwrap();
-    })?;
-    file.set_len(size).unwrap();
-    Ok(())
-}
-
-/// All of the disk in memory; for small ones.
-pub fn content(input: &mut dyn ReadAt) -> Result<Vec<u8>> {
+/// All of the disk in memory; for small ones. `most` is what is asked for at once.
+pub fn content(input: &mut dyn ReadAt, most: u64) -> Result<Vec<u8>> {
     let mut disk = Vec::new();
-    let size = walk(input, u64::MAX, &Limits::default(), |guest, bytes| {
+    let size = walk(input, most, &Limits::default(), |guest, bytes| {
         let start = usize::try_from(guest).unwrap();
         disk.resize(start, 0);
         disk.extend_from_slice(bytes);

@@ -25,7 +25,7 @@ fn expected(case: &Value) -> Vec<String> {
 
 /// What becomes of the file at import: its content, or the rule.
 fn import(bytes: &Bytes, streamed: bool) -> Result<Vec<u8>, String> {
-    content(&mut Memory { bytes: bytes.clone(), streamed })
+    content(&mut Memory { bytes: bytes.clone(), streamed }, u64::MAX)
         .map_err(|error| error.violation().unwrap_or_else(|| panic!("no violation: {error}")).rule.to_string())
 }
 
@@ -45,7 +45,7 @@ fn complaints(case: &Value, bytes: &Bytes) -> Vec<String> {
             }
             Err(rule) if rules.contains(&rule) => {}
             Err(rule) => {
-                complaints.push(format!("{name} (streamed: {streamed}): refused by {rule}, expected {rules:?}"))
+                complaints.push(format!("{name} (streamed: {streamed}): refused by {rule}, expected {rules:?}"));
             }
         }
     }

@@ -10,3 +10,4 @@ mod hostile;
 mod matrix;
 mod mutated;
 mod qemu;
+mod written;

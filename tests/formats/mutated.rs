@@ -47,22 +47,37 @@ fn seeds(qemu: &Qemu) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Where and how to damage: mostly in the head and in places where tables lie, with values that matter.
-fn damage() -> impl Strategy<Value = (Vec<(u8, u32, u64, u8)>, Option<u32>)> {
-    let value = prop_oneof![Just(0), Just(u64::MAX), Just(1 << 62), Just(1 << 63), any::<u64>(), 0_u64..1 << 20];
-    (prop::collection::vec((0_u8..4, any::<u32>(), value, 1_u8..=8), 1..6), prop::option::weighted(0.1, any::<u32>()))
+/// One damage: `width` bytes of `value` somewhere in the file's first part of a size that `reach` gives.
+#[derive(Clone, Debug)]
+struct Edit {
+    reach: u8,
+    at: usize,
+    value: u64,
+    width: usize,
 }
 
-fn apply(seed: &[u8], edits: &[(u8, u32, u64, u8)], cut: Option<u32>) -> Bytes {
+/// Where and how to damage: mostly in the head and in places where tables lie, with values that matter; and where to cut.
+fn damage() -> impl Strategy<Value = (Vec<Edit>, Option<usize>)> {
+    let value = prop_oneof![Just(0), Just(u64::MAX), Just(1 << 62), Just(1 << 63), any::<u64>(), 0_u64..1 << 20];
+    let edit = (0_u8..4, any::<usize>(), value, 1_usize..=8).prop_map(|(reach, at, value, width)| Edit {
+        reach,
+        at,
+        value,
+        width,
+    });
+    (prop::collection::vec(edit, 1..6), prop::option::weighted(0.1, any::<usize>()))
+}
+
+fn apply(seed: &[u8], edits: &[Edit], cut: Option<usize>) -> Bytes {
     let mut bytes = seed.to_vec();
-    for (place, at, value, width) in edits {
-        let range = if *place == 0 { bytes.len() } else { bytes.len().min(112 << (place * 3)) };
-        let at = *at as usize % range;
-        let width = usize::from(*width).min(bytes.len() - at);
-        bytes[at..at + width].copy_from_slice(&value.to_be_bytes()[..width]);
+    for edit in edits {
+        let range = if edit.reach == 0 { bytes.len() } else { bytes.len().min(112 << (edit.reach * 3)) };
+        let at = edit.at % range;
+        let width = edit.width.min(bytes.len() - at);
+        bytes[at..at + width].copy_from_slice(&edit.value.to_be_bytes()[..width]);
     }
     if let Some(cut) = cut {
-        bytes.truncate(cut as usize % bytes.len());
+        bytes.truncate(cut % bytes.len());
     }
     bytes.into()
 }

@@ -4,7 +4,7 @@
 
 use super::{
     INCOMPATIBLE_COMPRESSION, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_DIRTY,
-    INCOMPATIBLE_EXTENDED_L2, MAGIC, MAX_CLUSTER_BITS, MAX_L1_LENGTH, MIN_CLUSTER_BITS,
+    INCOMPATIBLE_EXTENDED_L2, MAGIC, MAX_CLUSTER_BITS, MAX_L1_LENGTH, MAX_REFCOUNT_TABLE, MIN_CLUSTER_BITS,
 };
 use crate::{
     format::fields::{be_u32, be_u64, printable},
@@ -15,8 +15,6 @@ use crate::{
 const V2_LENGTH: u32 = 72;
 /// Least length of a version 3 header, in bytes.
 const V3_LENGTH: u32 = 104;
-/// Largest refcount table, in bytes: QEMU's own limit.
-const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 /// Most internal snapshots: QEMU's own limit.
 const MAX_SNAPSHOTS: u32 = 65536;
 /// Least length of a snapshot table entry, in bytes.

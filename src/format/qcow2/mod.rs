@@ -3,16 +3,22 @@
 //! ```text
 //! header ─► map (L1, one L2 at a time) ─► entry (what one L2 entry says)      codec (clusters)
 //!              └► claims (who owns which host cluster)
+//! encode (clusters of one chunk, packed in parallel) ─► layout (places, L1, L2, header) ─► refcounts
 //! ```
 //! Refcounts and snapshots are not read: neither changes what the guest sees. A file that needs another file, or whose
 //! content cannot be checked, is refused.
 
 mod claims;
 mod codec;
+mod encode;
 mod entry;
 mod header;
+mod layout;
 mod map;
+mod pack;
+mod refcounts;
 
+pub(super) use encode::Qcow2Encoder;
 pub(super) use header::Header;
 pub(super) use map::Qcow2Map;
 
@@ -36,6 +42,10 @@ const COMPRESSED: u64 = 1 << 62;
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// The unit of compressed lengths, in bytes.
 const SECTOR: u64 = 512;
+/// Largest refcount table, in bytes: QEMU's own limit.
+const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
+/// Length of a version 3 header with `compression_type`, in bytes; what follows it, zeros, is the end of the extensions.
+const HEADER_LENGTH: u32 = 112;
 /// Smallest `cluster_bits`.
 const MIN_CLUSTER_BITS: u32 = 9;
 /// Largest `cluster_bits`: QEMU's own limit (2 MiB clusters).

@@ -1,0 +1,62 @@
+//! From an output format to its encoder.
+//!
+//! The only place that knows which formats can be written; knows nothing of their insides.
+
+use crate::{
+    error::{Error, Kind, Result},
+    format::{Encoder, qcow2::Qcow2Encoder, raw::RawEncoder},
+    model::{Compression, DiskFormat, OutputFormat},
+};
+
+/// An encoder for `output`.
+///
+/// # Errors
+/// `InvalidInput` if the format cannot be written, or not with this compression or cluster size.
+pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
+    match (output.disk_format, output.compression) {
+        (DiskFormat::Raw, Compression::None) => Ok(Box::new(RawEncoder)),
+        (DiskFormat::Raw, compression) => {
+            let message = format!("raw disks cannot be compressed with {compression}: use qcow2, or no compression");
+            Err(Error::new(Kind::InvalidInput, message))
+        }
+        (DiskFormat::Qcow2, _) => Ok(Box::new(Qcow2Encoder::new(output)?)),
+        (
+            DiskFormat::Iso
+            | DiskFormat::Vmdk
+            | DiskFormat::Vhd
+            | DiskFormat::Vhdx
+            | DiskFormat::Vdi
+            | DiskFormat::Ploop
+            | DiskFormat::Ami
+            | DiskFormat::Ari
+            | DiskFormat::Aki,
+            _,
+        ) => {
+            let message = format!("{} cannot be written: use raw or qcow2", output.disk_format);
+            Err(Error::new(Kind::InvalidInput, message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_be_written_has_an_encoder() {
+        let qcow2 = |cluster_size, compression| {
+            encoder(OutputFormat { disk_format: DiskFormat::Qcow2, compression, cluster_size }).map(|e| e.output())
+        };
+        assert_eq!(encoder(OutputFormat::RAW).unwrap().output(), OutputFormat::RAW);
+        assert_eq!(qcow2(512, Compression::Zstd).unwrap().cluster_size, 512);
+        assert_eq!(qcow2(2 << 20, Compression::None).unwrap().cluster_size, 2 << 20);
+        for wrong in [0, 256, 65535, 4 << 20, u32::MAX] {
+            assert_eq!(qcow2(wrong, Compression::Zlib).unwrap_err().kind(), Kind::InvalidInput, "{wrong}");
+        }
+        for (disk_format, compression) in [(DiskFormat::Raw, Compression::Zlib), (DiskFormat::Vmdk, Compression::None)]
+        {
+            let output = OutputFormat { disk_format, compression, ..OutputFormat::RAW };
+            assert!(encoder(output).is_err());
+        }
+    }
+}
