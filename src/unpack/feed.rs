@@ -16,6 +16,10 @@ use crate::{
 /// costs nothing; a piece still fits into a core's second-level cache.
 const PIECE: usize = 512 << 10;
 
+/// Calls of a decoder in a row that neither take nor give a byte. A sound one needs at most two to say that it lacks
+/// something; the rest is for threads that have not come round yet. More would be for ever.
+const MAX_IDLE: u32 = 16;
+
 /// Unpacks what another feed brings.
 pub(super) struct Unpacker {
     packing: Packing,
@@ -27,6 +31,8 @@ pub(super) struct Unpacker {
     /// Whether the inner feed has ended.
     ended: bool,
     members: u64,
+    /// Calls of the decoder in a row that did nothing.
+    idle: u32,
     /// Bytes taken in and given out so far.
     taken: u64,
     given: u64,
@@ -34,7 +40,8 @@ pub(super) struct Unpacker {
 
 impl Unpacker {
     pub fn new(packing: Packing, inner: Box<dyn Feed>, limits: UnpackLimits) -> Self {
-        Self { packing, limits, inner, codec: None, input: Bytes::new(), ended: false, members: 0, taken: 0, given: 0 }
+        let (codec, input, ended, members, idle, taken, given) = (None, Bytes::new(), false, 0, 0, 0, 0);
+        Self { packing, limits, inner, codec, input, ended, members, idle, taken, given }
     }
 
     /// Takes the next input if there is none; afterwards, no input means that it has ended.
@@ -76,13 +83,18 @@ impl Unpacker {
         let before = output.len();
         match codec.decode(&self.input, output, self.ended) {
             Ok(step) => {
-                let stuck = step.read == 0 && output.len() == before && self.input.is_empty();
+                let did_nothing = step.read == 0 && output.len() == before;
+                self.idle = if did_nothing { self.idle.saturating_add(1) } else { 0 };
                 self.consume(step.read);
                 if step.ended {
                     self.codec = None;
                     self.members = self.members.saturating_add(1);
-                } else if stuck && self.ended {
-                    return Err(self.broken("it ends in the middle"));
+                } else if self.idle > MAX_IDLE {
+                    return Err(self.broken(if self.ended {
+                        "it ends in the middle"
+                    } else {
+                        "nothing can be made of it"
+                    }));
                 }
                 Ok(())
             }

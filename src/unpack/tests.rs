@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use bytes::Bytes;
+use liblzma::stream::MtStreamBuilder;
 
 use super::*;
 use crate::{
@@ -82,6 +83,23 @@ fn whole_streams_come_out_whole_however_they_arrive() {
             assert!(unpack_with(packing, &packed, piece, limits()).unwrap() == data, "{packing} in pieces of {piece}");
         }
     }
+}
+
+#[test]
+fn blocks_side_by_side_come_out_in_order() {
+    let data = [sample(), sample(), sample()].concat();
+    let stream = MtStreamBuilder::new().threads(2).preset(0).block_size(256 << 10).encoder().unwrap();
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    encoder.write_all(&data).unwrap();
+    let packed = encoder.finish().unwrap();
+    for (threads, piece) in [(1, 5000), (2, 5000), (4, packed.len())] {
+        assert!(unpack_with(Packing::Xz, &packed, piece, UnpackLimits { threads, ..limits() }).unwrap() == data);
+    }
+    let error = unpack(Packing::Xz, &packed[..packed.len() / 2]).unwrap_err();
+    assert!(broken(&error) && error.to_string().contains("ends in the middle"), "{error}");
+    let mut damaged = packed.clone();
+    damaged[packed.len() / 2] ^= 0x5a;
+    assert!(broken(&unpack(Packing::Xz, &damaged).unwrap_err()));
 }
 
 #[test]

@@ -46,7 +46,7 @@ async fn a_server_that_always_stalls_is_given_up() {
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
     let server = FaultServer::start().unwrap();
-    server.put("/a", Route::bytes(content()).always(Fault::Delay(Duration::from_secs(60))));
+    server.put("/a", Route::bytes(content()).always(Fault::Delay(Duration::from_mins(1))));
     let mut config = config(&server.url("/a"));
     config.patience.connect = Duration::from_millis(100);
     config.patience.attempts = 2;

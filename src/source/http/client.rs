@@ -54,13 +54,14 @@ impl Clients {
     pub async fn client(&self, config: &HttpConfig, url: &Url) -> Result<Client, Fault> {
         let target = Target::of(url).map_err(denied)?;
         config.policy.check_target(&target).map_err(denied)?;
-        let proxy = self.proxy(config, url);
-        if proxy.is_some() {
-            check_through_proxy(&config.policy, &target).await.map_err(denied)?;
-        }
+        // Held until the client is made, so that ranges asked for side by side share one.
         let mut made = self.made.lock().await;
         if let Some(client) = made.get(&target) {
             return Ok(client.clone());
+        }
+        let proxy = self.proxy(config, url);
+        if proxy.is_some() {
+            check_through_proxy(config, &target).await.map_err(denied)?;
         }
         if made.len() >= MAX_CLIENTS {
             made.clear();
@@ -127,19 +128,20 @@ fn read_bundle(pem: &[u8]) -> Result<Vec<Certificate>> {
 }
 
 /// Behind a proxy the proxy looks the name up, so what it finds is out of our hands. If the name can be looked up here
-/// too, it must not give a denied address; if it cannot, the proxy is trusted to know what it may reach.
-async fn check_through_proxy(policy: &AddressPolicy, target: &Target) -> Result<(), Refusal> {
+/// too, it must not give a denied address; if it cannot, or not in time, the proxy is trusted to know what it may reach.
+async fn check_through_proxy(config: &HttpConfig, target: &Target) -> Result<(), Refusal> {
     if target.literal().is_some() {
         return Ok(()); // `check_target` has looked at it
     }
-    match tokio::net::lookup_host((target.host.as_str(), target.port)).await {
-        Ok(found) => {
+    let lookup = tokio::net::lookup_host((target.host.as_str(), target.port));
+    match tokio::time::timeout(config.patience.connect, lookup).await {
+        Ok(Ok(found)) => {
             for address in found {
-                policy.check_address(target, address.ip())?;
+                config.policy.check_address(target, address.ip())?;
             }
             Ok(())
         }
-        Err(_) => Ok(()),
+        Ok(Err(_)) | Err(_) => Ok(()),
     }
 }
 

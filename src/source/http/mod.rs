@@ -76,7 +76,7 @@ fn take_user_info(config: &mut HttpConfig) -> Result<()> {
 #[async_trait]
 impl Source for HttpSource {
     fn describe(&self) -> String {
-        display_url(&self.wire.config.url)
+        self.wire.name.clone()
     }
 
     async fn open(&self) -> Result<Opened> {
@@ -103,7 +103,7 @@ struct HttpRanges {
 #[async_trait]
 impl RangeReader for HttpRanges {
     async fn read_range(&self, offset: u64, length: u64) -> Result<Bytes> {
-        let what = display_url(&self.wire.config.url);
+        let what = &self.wire.name;
         let end = offset.saturating_add(length);
         if self.version.length.is_none_or(|total| end > total) {
             let total = self.version.length.unwrap_or_default();
@@ -113,7 +113,7 @@ impl RangeReader for HttpRanges {
             ));
         }
         let transfer = Transfer::of_range(Arc::clone(&self.wire), self.version.clone(), offset, end);
-        let mut pieces = collect(transfer).await.map_err(|fault| fault.into_error(&what))?;
+        let mut pieces = collect(transfer).await.map_err(|fault| fault.into_error(what))?;
         if pieces.len() <= 1 {
             return Ok(pieces.pop_front().unwrap_or_default());
         }

@@ -11,7 +11,6 @@ use reqwest::Response;
 
 use super::{
     answer::{Answer, Span, Version, is_web_page},
-    config::display_url,
     fault::Fault,
     retry::Attempts,
     wire::{Reply, Wire},
@@ -62,7 +61,7 @@ pub(super) struct Beginning {
 impl Transfer {
     /// Asks for the whole file, as often as the patience allows.
     pub async fn begin(wire: Arc<Wire>) -> Result<Beginning> {
-        let what = display_url(&wire.config.url);
+        let what = wire.name.clone();
         let mut attempts = Attempts::new(wire.config.patience, 0);
         let reply = loop {
             match wire.ask(None, None).await {
@@ -118,14 +117,15 @@ impl Transfer {
 
     /// The next piece; `None` after the last byte of the stretch.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
-        let what = display_url(&self.wire.config.url);
+        let wire = Arc::clone(&self.wire);
+        let what = wire.name.as_str();
         while !self.finished && self.end != Some(self.position) {
-            match self.step(&what).await {
+            match self.step(what).await {
                 Ok(Some(piece)) => return Ok(Some(piece)),
                 Ok(None) => {}
                 Err(fault @ Fault::Passing { .. }) => {
                     self.body = None;
-                    let wait = self.attempts.failed(fault, &what, self.position).map_err(Fault::Final)?;
+                    let wait = self.attempts.failed(fault, what, self.position).map_err(Fault::Final)?;
                     tokio::time::sleep(wait).await;
                 }
                 Err(fault) => return Err(fault),

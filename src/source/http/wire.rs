@@ -28,6 +28,8 @@ const MAX_REDIRECTS: usize = 10;
 /// The source's side of the network.
 pub(super) struct Wire {
     pub config: HttpConfig,
+    /// The source's name in messages: its URL without what may be secret.
+    pub name: String,
     clients: Clients,
     /// Where the redirects led the last time. Later questions go there at once: it saves the round trips, and a mirror
     /// service would send each of them to another mirror.
@@ -44,7 +46,8 @@ pub(super) struct Reply {
 
 impl Wire {
     pub fn new(config: HttpConfig) -> Result<Self> {
-        Ok(Self { clients: Clients::new(&config)?, settled: Mutex::new(config.url.clone()), config })
+        let (name, settled) = (display_url(&config.url), Mutex::new(config.url.clone()));
+        Ok(Self { clients: Clients::new(&config)?, settled, name, config })
     }
 
     /// Asks for `asked`, or for the whole file. With `condition`, a part is only sent of that very version.
@@ -70,7 +73,7 @@ impl Wire {
             }
             url = self.next_hop(&url, &response)?;
         }
-        let what = display_url(&self.config.url);
+        let what = &self.name;
         Err(Fault::last(
             Kind::InvalidInput,
             format!("{what}: more than {MAX_REDIRECTS} redirects, the last to {}", display_url(&url)),
