@@ -158,6 +158,23 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_is_never_held_on_a_removed_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::open("s", folder.path(), &FilesystemOptions::default()).unwrap();
+        let (root, key) = (place.enter().unwrap(), ObjectKey::new("k", 1).unwrap());
+        let first = Fence::lock(&place, &root, &key).unwrap();
+        std::thread::scope(|scope| {
+            let second =
+                scope.spawn(|| Fence::lock(&place, &root, &key).unwrap().pass_to(Token { attempt: 1, nonce: 1 }));
+            // Long enough that the second has opened the file and waits for it.
+            std::thread::sleep(PAUSE * 10);
+            first.remove().unwrap();
+            second.join().unwrap().unwrap();
+        });
+        assert!(Fence::lock(&place, &root, &key).unwrap().owner().unwrap().is_some());
+    }
+
+    #[test]
     fn many_attempts_do_not_hide_the_last() {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::open("s", folder.path(), &FilesystemOptions::default()).unwrap();

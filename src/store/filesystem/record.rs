@@ -14,9 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{layout, tree};
-use crate::model::{
-    CHUNK_SIZE, ChunkDigest, ContainerFormat, ContentManifest, Digest, DiskFormat, OutputFormat, StoredImage,
-};
+use crate::model::{ChunkDigest, ContainerFormat, ContentManifest, Digest, DiskFormat, OutputFormat, StoredImage};
 
 /// The version of the record. One with a higher version is refused.
 const VERSION: u32 = 1;
@@ -110,8 +108,7 @@ impl Record {
 fn read_manifest(directory: &OwnedFd, record: &Record) -> io::Result<ContentManifest> {
     let mut file = File::from(tree::open_file(directory, layout::MANIFEST)?);
     // Checked before memory is taken for it: the number comes from a file.
-    let fits = record.chunks <= record.virtual_size.div_ceil(CHUNK_SIZE);
-    if !fits || Some(file.metadata()?.len()) != record.chunks.checked_mul(ENTRY as u64) {
+    if Some(file.metadata()?.len()) != record.chunks.checked_mul(ENTRY as u64) {
         return Err(damaged(&format!("it does not hold the {} digests recorded", record.chunks)));
     }
     let mut chunks = Vec::with_capacity(usize::try_from(record.chunks).map_err(io::Error::other)?);

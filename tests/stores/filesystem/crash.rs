@@ -81,7 +81,7 @@ fn kill_once(folder: &Path, round: u64) -> usize {
             check_content(&store, entry.key.as_ref().unwrap().revision).await;
         }
         assert!(leftovers.len() <= 1, "{leftovers:?}");
-        clean_up(&store, &leftovers, round % 2 == 0).await;
+        clean_up(&store, &leftovers, round.is_multiple_of(2)).await;
         let left: Vec<_> = store.list().await.unwrap().into_iter().filter(|entry| !entry.published).collect();
         assert!(left.is_empty(), "{left:?}");
         leftovers.len()

@@ -17,9 +17,9 @@ pub fn with_mounts(test: &str, body: impl FnOnce()) {
         .env(INSIDE, test)
         .output()
         .unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "in a mount namespace of its own (this test needs root): {text}");
-    assert!(text.contains("1 passed"), "no test is called {test}: {text}");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "in a mount namespace of its own (this test needs root): {said}");
+    assert!(said.contains("1 passed"), "no test is called {test}: {said}");
 }
 
 /// Runs a program that must succeed.

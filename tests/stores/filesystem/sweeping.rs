@@ -11,7 +11,7 @@ use vitrine::{error::Kind, model::OutputFormat, store::Store};
 use super::{names, objects, open};
 use crate::conformance::{key, noise, proof, publish, refused};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// What a writer leaves that was killed.
 fn leave_partial(folder: &Path, revision: u64, age: Duration) -> String {
