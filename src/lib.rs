@@ -16,6 +16,7 @@ pub mod error;
 pub mod format;
 pub mod io;
 pub mod model;
+pub mod pipeline;
 pub mod source;
 pub mod store;
 pub mod unpack;

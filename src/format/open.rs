@@ -11,8 +11,11 @@ use crate::{
         raw::RawMap,
     },
     io::ReadAt,
-    model::{DiskFormat, Limits},
+    model::{DiskFormat, Limits, Rule, Violation},
 };
+
+/// The least that a guest can read or write, in bytes.
+const SECTOR: usize = 512;
 
 /// Finds out what `input` is, checks it against `declared` (`None`: whatever it is) and reads its header.
 ///
@@ -21,7 +24,12 @@ use crate::{
 /// `input` says.
 pub fn open(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Limits) -> Result<Box<dyn DiskMap>> {
     let head = input.read_up_to(0, HEAD_LENGTH)?;
-    Ok(match settle(detect(&head), declared)? {
+    let found = settle(detect(&head), declared)?;
+    if head.len() < SECTOR {
+        let message = "a disk has at least one sector of 512 bytes: the source is empty or was cut off";
+        return Err(Violation::new(Rule::NotADisk, "size", head.len(), message).into());
+    }
+    Ok(match found {
         Reader::Qcow2 => Box::new(Qcow2Map::open(input, &head, limits)?),
         Reader::Flat(format) => Box::new(RawMap::new(format, input.length(), limits)?),
     })

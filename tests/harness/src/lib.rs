@@ -14,6 +14,7 @@ pub mod http;
 pub mod pki;
 pub mod port;
 pub mod process;
+pub mod qemu;
 pub mod scope;
 pub mod tools;
 

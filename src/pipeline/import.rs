@@ -1,0 +1,212 @@
+//! Import: from a source to published objects, all or nothing.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Output, Progress, Stage, Transfer,
+    deliver::WrittenFile,
+    intake::{Intake, check_length},
+    publish::{join_sinks, open_sinks, publish, remove_all},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    io::Keep,
+    model::{ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Received, Verified},
+    source::{Opened, Source},
+    store::{ObjectStat, Store},
+};
+
+/// A store that gets the image, and how it wants it.
+#[derive(Clone)]
+pub struct Target {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The form of the file.
+    pub output: OutputFormat,
+}
+
+/// Asked right before anything is published: whether this work still belongs to who does it.
+#[async_trait]
+pub trait Permit: Send + Sync {
+    /// Whether to publish.
+    ///
+    /// # Errors
+    /// `Conflict` if another attempt has taken over, `Cancelled` if nobody wants it any more, `Unavailable` if it cannot be told.
+    async fn permit(&self) -> Result<()>;
+}
+
+/// An import to be done.
+pub struct Import {
+    /// Where the bytes come from.
+    pub source: Arc<dyn Source>,
+    /// What the user says they are; `None` for whatever is found.
+    pub disk_format: Option<DiskFormat>,
+    /// What the user says is around them; `None` for whatever is found.
+    pub container_format: Option<ContainerFormat>,
+    /// What the bytes as received must hash to.
+    pub checksums: Vec<Digest>,
+    /// Name of the object in every store.
+    pub key: ObjectKey,
+    /// The fencing token.
+    pub attempt: u32,
+    /// Where it goes.
+    pub targets: Vec<Target>,
+    /// Whether one store's failure fails the import.
+    pub require_all: bool,
+    /// Asked before publishing, if somebody must be.
+    pub permit: Option<Arc<dyn Permit>>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Folder for the spill file.
+    pub scratch: PathBuf,
+    /// Threads that unpack, hash and encode.
+    pub workers: usize,
+}
+
+/// An import that succeeded.
+#[derive(Debug)]
+pub struct Imported {
+    /// What was around the disk.
+    pub container_format: ContainerFormat,
+    /// What the source's disk format was.
+    pub disk_format: DiskFormat,
+    /// Size of the guest's disk in bytes.
+    pub virtual_size: u64,
+    /// Bytes received and their digests.
+    pub received: Received,
+    /// Digest of what the guest sees.
+    pub content_digest: Digest,
+    /// What became of each store.
+    pub published: Vec<Published>,
+}
+
+/// One store's part of an import.
+#[derive(Debug)]
+pub struct Published {
+    /// The store's name.
+    pub store: String,
+    /// The object, or why there is none.
+    pub result: Result<ObjectStat>,
+}
+
+/// Imports an image.
+///
+/// An object that an earlier attempt published and nobody reported is adopted, not fetched again.
+///
+/// # Errors
+/// The first thing that went wrong; its kind says whether trying again may help. Nothing unverified is published and nothing
+/// unpublished stays behind.
+pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &CancellationToken) -> Result<Imported> {
+    if let Some(imported) = adopt(job).await? {
+        return Ok(imported);
+    }
+    match attempt(job, Keep::Unread, progress, cancel).await {
+        Err(error) if error.kind() == Kind::NeedsSpill => {
+            tracing::info!(source = job.source.describe(), %error, "starting over with the whole stream kept on disk");
+            attempt(job, Keep::All, progress, cancel).await
+        }
+        result => result,
+    }
+}
+
+/// The result of an earlier attempt that ended between publishing and reporting: every target holds the object.
+async fn adopt(job: &Import) -> Result<Option<Imported>> {
+    let mut published = Vec::new();
+    for Target { store, .. } in &job.targets {
+        match store.stat(&job.key).await {
+            Ok(stat) => published.push((store.name().to_owned(), stat)),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) => return Err(error.context(format!("store {}", store.name()))),
+        }
+    }
+    let Some((_, first)) = published.first() else {
+        return Err(Error::new(Kind::InvalidInput, "an import needs at least one store"));
+    };
+    let image = first.image.clone();
+    let evidence = Evidence {
+        received: Received { length: image.source_size, digests: image.source_digests },
+        declared: job.checksums.clone(),
+        source_format: image.source_format,
+        container_format: image.container_format,
+        violations: Vec::new(),
+        manifest: image.manifest,
+    };
+    let verified = Verified::try_from(evidence)?;
+    let published = published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
+    Ok(Some(imported(&verified, published)))
+}
+
+fn imported(verified: &Verified, published: Vec<Published>) -> Imported {
+    Imported {
+        container_format: verified.container_format(),
+        disk_format: verified.source_format(),
+        virtual_size: verified.manifest().virtual_size,
+        received: verified.received().clone(),
+        content_digest: verified.content_digest().clone(),
+        published,
+    }
+}
+
+async fn attempt(job: &Import, keep: Keep, progress: &Arc<Progress>, cancel: &CancellationToken) -> Result<Imported> {
+    progress.enter(Stage::Connecting);
+    let opened = tokio::select! {
+        opened = job.source.open() => opened?,
+        () = cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "the import was cancelled")),
+    };
+    check_length(opened.length, &job.limits)?;
+    progress.expect(opened.length);
+    let (outputs, mut published) = open_sinks(job).await?;
+    progress.enter(Stage::Transferring);
+    let (files, evidence) = receive(job, keep, opened, outputs, progress, cancel.child_token()).await?;
+    let sinks = join_sinks(files, job.require_all, &mut published).await?;
+    progress.enter(Stage::Publishing);
+    let verified = match verify(evidence, job.permit.as_deref()).await {
+        Ok(verified) => verified,
+        Err(error) => {
+            remove_all(sinks).await;
+            return Err(error);
+        }
+    };
+    publish(sinks, &verified, job.require_all, &mut published).await?;
+    Ok(imported(&verified, published))
+}
+
+/// Runs the blocking part on a thread of its own.
+async fn receive(
+    job: &Import,
+    keep: Keep,
+    opened: Opened,
+    outputs: Vec<Output>,
+    progress: &Arc<Progress>,
+    stop: CancellationToken,
+) -> Result<(Vec<WrittenFile>, Evidence)> {
+    let (intake, handle) = (Intake::new(job, keep, progress, &stop), Handle::current());
+    let transfer = Transfer {
+        outputs,
+        require_all: job.require_all,
+        limits: job.limits.clone(),
+        workers: job.workers,
+        progress: progress.clone(),
+        cancel: stop.clone(),
+    };
+    // If this future is dropped, the guard ends the threads.
+    let _guard = stop.drop_guard();
+    let done = tokio::task::spawn_blocking(move || intake.run(opened, &handle, transfer)).await;
+    match done.map_err(|e| Error::with_source(Kind::Internal, "the import's thread failed", e))? {
+        Ok(done) => Ok(done),
+        Err(failed) => Err(failed.settle().await),
+    }
+}
+
+/// The two conditions for publishing: the bytes are right, and the work is still ours.
+async fn verify(evidence: Evidence, permit: Option<&dyn Permit>) -> Result<Verified> {
+    let verified = Verified::try_from(evidence)?;
+    if let Some(permit) = permit {
+        permit.permit().await?;
+    }
+    Ok(verified)
+}

@@ -1,0 +1,26 @@
+//! One pass from a source to stores: the only module that knows every stage.
+//!
+//! ```text
+//! source ─► digest ─► unpack ─► window ─► cut ─► work ×cores ─► deliver ─► sinks
+//!           (pump)    (pump)             guest order   parallel    guest order again
+//! ```
+//!
+//! `cut` walks the guest's disk in order and collects what each chunk is made of; `work` unpacks, looks for zeros, hashes
+//! and encodes chunks on all cores; `deliver` gives them their place in the output, in order. Every queue is bounded, so
+//! memory does not grow with the image.
+
+mod buffers;
+mod cut;
+mod deliver;
+mod import;
+mod intake;
+mod progress;
+mod publish;
+mod transfer;
+mod work;
+
+pub use cut::{Direct, Input};
+pub use deliver::NamedSink;
+pub use import::{Import, Imported, Permit, Published, Target, import};
+pub use progress::{Progress, Snapshot, Stage};
+pub use transfer::{Output, Transfer, Transferred, transfer};

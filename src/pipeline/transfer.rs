@@ -1,0 +1,172 @@
+//! The threads between an opened disk and its sinks.
+
+use std::{sync::Arc, thread};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Input, Progress,
+    buffers::Buffers,
+    cut::{Cutter, Unit},
+    deliver::{Delivery, Group, NamedSink, SinkTask, WrittenFile},
+    work::{Finished, Worker},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    format::{DiskMap, Encoder},
+    model::{ContentManifest, Limits},
+};
+
+/// Chunks under way beside those in the workers' hands: enough that a slow one does not stop the others.
+const AHEAD: usize = 1;
+
+/// One output format and the sinks that get a file in it.
+pub struct Output {
+    /// Writes the format.
+    pub encoder: Arc<dyn Encoder>,
+    /// Who gets the file.
+    pub sinks: Vec<NamedSink>,
+}
+
+/// How to transfer.
+pub struct Transfer {
+    /// Where to.
+    pub outputs: Vec<Output>,
+    /// Whether one sink's failure ends it.
+    pub require_all: bool,
+    /// Bounds.
+    pub limits: Limits,
+    /// Threads that unpack, hash and encode.
+    pub workers: usize,
+    /// Counters to keep.
+    pub progress: Arc<Progress>,
+    /// Ends it early. Also cancelled by the transfer itself when it fails, to wake an input that waits.
+    pub cancel: CancellationToken,
+}
+
+/// A finished transfer: everything is written, nothing is published.
+pub struct Transferred {
+    /// What the guest sees.
+    pub manifest: ContentManifest,
+    /// One for every output.
+    pub files: Vec<WrittenFile>,
+}
+
+/// A transfer that failed, with the sinks that wait to be told.
+pub struct Failed {
+    error: Option<Error>,
+    sinks: Vec<SinkTask>,
+}
+
+impl Failed {
+    /// A failure before anything was moved.
+    pub fn before(error: Error, job: Transfer) -> Self {
+        let sinks = job.outputs.into_iter().flat_map(|output| output.sinks);
+        Self { error: Some(error), sinks: sinks.map(SinkTask::start).collect() }
+    }
+
+    /// A failure after everything was written.
+    pub fn after(error: Error, files: Vec<WrittenFile>) -> Self {
+        Self { error: Some(error), sinks: files.into_iter().flat_map(|file| file.sinks).collect() }
+    }
+
+    /// Removes what the sinks wrote and gives the error to show: a sink's own, if one failed.
+    pub async fn settle(self) -> Error {
+        let mut cause = None;
+        for task in self.sinks {
+            match task.join().await {
+                Ok(sink) => sink.remove().await,
+                Err(error) => cause = cause.or(Some(error)),
+            }
+        }
+        cause.or(self.error).unwrap_or_else(|| Error::new(Kind::Cancelled, "the transfer was cancelled"))
+    }
+}
+
+/// Moves the disk that `map` describes from `input` to the outputs. Blocks; must be called within a runtime, on a thread that
+/// may block. Sinks are left open: the caller commits them once the evidence is complete.
+///
+/// # Errors
+/// What any stage says; the sinks come back with it.
+pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> Result<Transferred, Failed> {
+    let Transfer { outputs, require_all, limits, workers, progress, cancel } = job;
+    let encoders: Vec<_> = outputs.iter().map(|output| output.encoder.clone()).collect();
+    let groups = match open_groups(outputs, map.virtual_size()) {
+        Ok(groups) => groups,
+        Err(error) => return Err(Failed { error: Some(error), sinks: Vec::new() }),
+    };
+    let mut delivery = Delivery::new(groups, require_all, &limits, &progress);
+    let worker = Worker::new(Buffers::new(workers.saturating_add(AHEAD)), encoders);
+    let result = thread::scope(|scope| {
+        let (units, work) = bounded::<Job>(1);
+        let (promises, order) = bounded(workers.saturating_add(AHEAD));
+        for _ in 0..workers.max(1) {
+            let (work, worker) = (work.clone(), &worker);
+            scope.spawn(move || serve(&work, worker));
+        }
+        drop(work);
+        let (limits, token) = (&limits, cancel.clone());
+        let cutter = scope.spawn(move || {
+            Cutter::new(map, input, limits).run(&mut |unit| !token.is_cancelled() && promise(unit, &units, &promises))
+        });
+        let delivered = deliver(order, &mut delivery);
+        if !matches!(delivered, Ok(true)) {
+            cancel.cancel();
+        }
+        let cut = cutter.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a stage of the pipeline panicked")));
+        // A worker's or a sink's error came first; the cutter then only says that it was stopped.
+        match delivered {
+            Ok(true) => cut,
+            Ok(false) => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    match result {
+        Ok(Some(virtual_size)) => match delivery.finish(virtual_size) {
+            Ok((manifest, files)) => Ok(Transferred { manifest, files }),
+            Err(error) => Err(Failed { error: Some(error), sinks: Vec::new() }),
+        },
+        Ok(None) => Err(Failed { error: None, sinks: delivery.into_sinks() }),
+        Err(error) => Err(Failed { error: Some(error), sinks: delivery.into_sinks() }),
+    }
+}
+
+fn open_groups(outputs: Vec<Output>, virtual_size: Option<u64>) -> Result<Vec<Group>> {
+    outputs
+        .into_iter()
+        .map(|Output { encoder, sinks }| {
+            let layout = encoder.layout(virtual_size)?;
+            Ok(Group { layout, sinks: sinks.into_iter().map(SinkTask::start).collect() })
+        })
+        .collect()
+}
+
+type Answer = Result<Option<Finished>>;
+type Job = (Unit, Sender<Answer>);
+
+/// Queues a unit for the workers, and its answer for the delivery, so that answers come in order.
+fn promise(unit: Unit, units: &Sender<Job>, promises: &Sender<Receiver<Answer>>) -> bool {
+    let (sender, answer) = bounded(1);
+    units.send((unit, sender)).is_ok() && promises.send(answer).is_ok()
+}
+
+fn serve(work: &Receiver<Job>, worker: &Worker) {
+    for (unit, answer) in work {
+        // The delivery may have ended already; then nobody waits for the answer.
+        drop(answer.send(worker.finish(unit)));
+    }
+}
+
+/// Delivers in order until the cutter has ended. False if a sink's failure ended it.
+fn deliver(order: Receiver<Receiver<Answer>>, delivery: &mut Delivery<'_>) -> Result<bool> {
+    for answer in order {
+        let finished = answer.recv().map_err(|_| Error::new(Kind::Internal, "a worker of the pipeline panicked"))??;
+        if let Some(finished) = finished
+            && !delivery.take(finished)?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,175 @@
+//! Whatever goes wrong, nothing unverified is published, nothing unpublished stays, and the message says what and where.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+use vitrine::{
+    error::{Error, Kind, Result},
+    model::{ContainerFormat, DiskFormat, Limits, OutputFormat, Rule},
+    pipeline::{Permit, Progress, import},
+    store::{
+        Store as _,
+        fault::{CommitFault, Faults, FaultyStore},
+    },
+};
+
+use crate::support::{Bytestream, disk, job, memory, run};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_checksum_publishes_nothing() {
+    let store = memory();
+    let mut job = job(Bytestream::new(disk(6 << 20)), vec![(store.clone(), OutputFormat::RAW)]);
+    job.checksums = vec![format!("sha256:{}", "ab".repeat(32)).parse().unwrap()];
+    let error = run(&job).await.unwrap_err();
+    assert_eq!(error.violation().unwrap().rule, Rule::ChecksumMismatch, "{error}");
+    assert!(store.list().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_breaks_off_leaves_nothing() {
+    for cut in [0, 100, 1 << 20, (6 << 20) - 1] {
+        let store = memory();
+        let mut source = Bytestream::new(disk(6 << 20));
+        source.cut = Some(cut);
+        let error = run(&job(source, vec![(store.clone(), OutputFormat::RAW)])).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        assert!(store.list().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shorter_stream_than_promised_is_truncated() {
+    let store = memory();
+    let whole = std::fs::read(vitrine_harness::qemu::debian_disk().unwrap().join("zlib.qcow2")).unwrap();
+    for length in [0, 3, 104, 65_536, 300_000, whole.len() / 2, whole.len() - 100_000] {
+        let mut source = Bytestream::new(whole[..length].to_vec());
+        source.sized = false;
+        let error = run(&job(source, vec![(store.clone(), OutputFormat::RAW)])).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{length}: {error}");
+        assert!(store.list().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_failing_store_fails_all_or_only_itself() {
+    for (faults, kind) in [
+        (Faults { write: Some((2, Kind::NoSpace)), ..Faults::default() }, Kind::NoSpace),
+        (Faults { commit: Some(CommitFault::Before(Kind::Conflict)), ..Faults::default() }, Kind::Conflict),
+    ] {
+        for require_all in [true, false] {
+            let (good, bad) = (memory(), memory());
+            let broken = Arc::new(FaultyStore::new(bad.clone(), faults));
+            let targets = vec![(broken as _, OutputFormat::RAW), (good.clone() as _, OutputFormat::RAW)];
+            let mut job = job(Bytestream::new(disk(20 << 20)), targets);
+            job.require_all = require_all;
+            let result = run(&job).await;
+            assert!(bad.list().await.unwrap().is_empty());
+            assert_eq!(good.list().await.unwrap().len(), usize::from(!require_all));
+            match result {
+                Err(error) => {
+                    assert!(require_all);
+                    assert_eq!(error.kind(), kind, "{error}");
+                    assert!(error.to_string().contains("store memory"), "{error}");
+                }
+                Ok(imported) => {
+                    assert!(!require_all);
+                    assert_eq!(imported.published.iter().filter(|p| p.result.is_ok()).count(), 1);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_stops_and_removes() {
+    let store = memory();
+    let slow = Faults { delay: Duration::from_millis(50), ..Faults::default() };
+    let faulty = Arc::new(FaultyStore::new(store.clone(), slow));
+    let job = job(Bytestream::new(disk(64 << 20)), vec![(faulty, OutputFormat::RAW)]);
+    let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
+    let running = import(&job, &progress, &cancel);
+    let stopping = async {
+        while progress.snapshot().written == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        cancel.cancel();
+    };
+    let (result, ()) = tokio::join!(running, stopping);
+    assert_eq!(result.unwrap_err().kind(), Kind::Cancelled);
+    assert!(store.list().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_source_can_be_cancelled() {
+    struct Stalled;
+    #[async_trait]
+    impl vitrine::source::Source for Stalled {
+        fn describe(&self) -> String {
+            "stalled".into()
+        }
+        async fn open(&self) -> Result<vitrine::source::Opened> {
+            let stream = Box::pin(futures::stream::pending());
+            Ok(vitrine::source::Opened { length: Some(1), stream, ranges: None })
+        }
+    }
+    let store = memory();
+    let job = job(Stalled, vec![(store.clone(), OutputFormat::RAW)]);
+    let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cancel.cancel();
+    };
+    let (result, ()) = tokio::join!(import(&job, &progress, &cancel), later);
+    assert_eq!(result.unwrap_err().kind(), Kind::Cancelled);
+    assert!(store.list().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_permission_nothing_is_published() {
+    struct Refused;
+    #[async_trait]
+    impl Permit for Refused {
+        async fn permit(&self) -> Result<()> {
+            Err(Error::new(Kind::Conflict, "attempt 2 has taken over"))
+        }
+    }
+    let store = memory();
+    let mut job = job(Bytestream::new(disk(6 << 20)), vec![(store.clone(), OutputFormat::RAW)]);
+    job.permit = Some(Arc::new(Refused));
+    assert_eq!(run(&job).await.unwrap_err().kind(), Kind::Conflict);
+    assert!(store.list().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_declared_formats_must_be_the_found_ones() {
+    let refuse = |disk_format, container_format| async move {
+        let mut job = job(Bytestream::new(disk(1 << 20)), vec![(memory(), OutputFormat::RAW)]);
+        (job.disk_format, job.container_format) = (disk_format, container_format);
+        run(&job).await.unwrap_err().violation().unwrap().rule
+    };
+    assert_eq!(refuse(Some(DiskFormat::Qcow2), None).await, Rule::FormatMismatch);
+    assert_eq!(refuse(None, Some(ContainerFormat::Compressed)).await, Rule::FormatMismatch);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bomb_is_refused_while_it_goes_off() {
+    // 512 MiB of one repeated byte: never zero, so all of it would be stored, from less than 100 KiB.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bomb.raw");
+    let file = std::fs::File::create(&path).unwrap();
+    let mut first = disk(65_536);
+    for i in 0..8192_u64 {
+        std::os::unix::fs::FileExt::write_all_at(&file, &first, i * 65_536).unwrap();
+        first.fill(b'x');
+    }
+    let packed = dir.path().join("bomb.raw.zst");
+    let status = std::process::Command::new("zstd").args(["-q", "-9", "-o"]).arg(&packed).arg(&path).status().unwrap();
+    assert!(status.success());
+    let store = memory();
+    let job = job(Bytestream::file(&packed), vec![(store.clone(), OutputFormat::RAW)]);
+    let error = run(&job).await.unwrap_err();
+    assert_eq!(error.violation().unwrap().rule, Rule::Bomb, "{error}");
+    assert!(store.list().await.unwrap().is_empty());
+    assert_eq!(Limits::default().max_expansion, 1100, "the limit this test is made for");
+}

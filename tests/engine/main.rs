@@ -1,0 +1,14 @@
+//! The whole engine from source to store, judged by qemu-img.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "a test that cannot go on panics, and its names say what it holds"
+)]
+
+mod failures;
+mod layouts;
+mod support;
+mod truth;
