@@ -12,12 +12,15 @@
 
 pub mod api;
 pub mod cli;
+pub mod controller;
 pub mod error;
 pub mod format;
 pub mod io;
+pub mod kube;
 pub mod model;
 pub mod pipeline;
 pub mod source;
 pub mod store;
+pub mod telemetry;
 pub mod unpack;
 pub mod verify;

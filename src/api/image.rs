@@ -182,7 +182,10 @@ pub struct ImageStatus {
     /// Number of the revision that serves; absent until one is verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
-    /// Every revision that is wanted, serves, or still has data somewhere.
+    /// The highest revision number given out, for no number is used twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_revision: Option<i64>,
+    /// Every revision that is wanted or kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub revisions: Vec<Revision>,
@@ -214,6 +217,11 @@ pub struct ImageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 140))]
     pub content_digest: Option<String>,
+    /// Data to be removed: of old revisions, from stores no longer named, and what nodes that were lost in the middle of an import may
+    /// have left behind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub cleanup: Vec<Cleanup>,
     /// Where the serving revision is kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -254,6 +262,9 @@ pub struct Revision {
     pub spec_hash: String,
     /// How far it is.
     pub phase: RevisionPhase,
+    /// The number of the last attempt to bring it into stores. Stores take it as fencing token, so it only grows.
+    #[serde(default)]
+    pub attempts: i64,
     /// What was found; absent until it is verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::disk_format")]
@@ -279,7 +290,7 @@ pub struct Revision {
     /// When it was verified and stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported_at: Option<Time>,
-    /// Where its data is, or may be.
+    /// Where its data is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub locations: Vec<Location>,
@@ -292,10 +303,21 @@ pub enum RevisionPhase {
     Importing,
     /// Verified and stored.
     Active,
-    /// Given up; its leftovers, if any, are being removed.
-    Failed,
-    /// Its data is being removed.
-    Removing,
+}
+
+/// Data that is to be removed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cleanup {
+    /// Of which revision.
+    pub revision: i64,
+    /// From which ImageStore.
+    #[schemars(length(max = 253))]
+    pub store: String,
+    /// From which node's disk; absent if the store is reached from several nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub node: Option<String>,
 }
 
 /// One stored copy.
@@ -356,8 +378,12 @@ pub struct Progress {
 pub struct Attempt {
     /// The revision that is imported.
     pub revision: i64,
-    /// Number of the attempt under way or of the last one. Stores take it as fencing token, so it only grows within a revision.
+    /// Number of the attempt under way or of the last one.
     pub number: i64,
+    /// The stores it brings the revision into.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub stores: Vec<String>,
     /// Failures since the count began: with the revision, or with a request to retry.
     #[serde(default)]
     pub failures: i64,

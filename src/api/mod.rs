@@ -14,8 +14,8 @@ mod task;
 
 pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{
-    Attempt, Conversion, DeclaredFormat, Display, FailureReport, Image, ImagePhase, ImageSpec, ImageStatus, Location,
-    Output, Progress, Revision, RevisionPhase,
+    Attempt, Cleanup, Conversion, DeclaredFormat, Display, FailureReport, Image, ImagePhase, ImageSpec, ImageStatus,
+    Location, Output, Progress, Revision, RevisionPhase,
 };
 pub use node_cache::{AgentInfo, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
 pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};

@@ -14,8 +14,8 @@
 //! * **Stopping.** When `cancelled` turns true, or the task is gone (or replaced by another uid), the agent stops at once, removes what
 //!   it wrote for it, and publishes nothing. It makes sure that the task is still there and not cancelled right before it commits,
 //!   by a read that is not from its cache. A cancelled task that still exists ends as `Failed` with reason `Cancelled`.
-//! * **Fencing.** `spec.attempt` is the fencing token for `Store::create`. For one revision of one image it only ever grows, whatever
-//!   the action.
+//! * **Fencing.** `spec.attempt` is the fencing token for `Store::create`. The attempts at one revision of one image
+//!   only ever grow; those of Deletes count by themselves. No Import of a revision is given to a node that has a Delete of it left to do.
 //! * **Idempotence.** An Import whose object is published already (a restart after the commit) succeeds with what the store tells of it.
 //!   A Delete of what is not there succeeds.
 //! * **Retries.** The agent retries single requests by itself; when it gives up it says with `retryable` whether another attempt, maybe

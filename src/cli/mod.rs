@@ -4,8 +4,12 @@
 //! module must not know the controller or the agent.
 
 mod crds;
+mod operator;
 
 use clap::{Parser, Subcommand};
+
+pub use crds::Crds;
+pub use operator::Operator;
 
 /// An image service for virtual machines that lives in Kubernetes.
 #[derive(Debug, Parser)]
@@ -20,5 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the definitions of the custom resources.
-    Crds(crds::Crds),
+    Crds(Crds),
+    /// Run the operator.
+    Operator(Operator),
 }

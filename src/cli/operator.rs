@@ -1,0 +1,42 @@
+//! `vitrine operator`: what it may be told. `main` carries it out.
+
+use std::time::Duration;
+
+use clap::Args;
+
+/// Run the operator: it decides which node does what, and never touches image bytes.
+#[derive(Clone, Debug, Args)]
+pub struct Operator {
+    /// The namespace of tasks, agents' leases and the leader's lease.
+    #[arg(long, env = "VITRINE_NAMESPACE", default_value = "vitrine-system")]
+    pub namespace: String,
+    /// Serve the Images of this namespace only; may be given several times.
+    #[arg(long = "watch-namespace", value_name = "NAMESPACE")]
+    pub watch_namespaces: Vec<String>,
+    /// Serve the ImageStores with these labels only, written as for `kubectl -l`.
+    #[arg(long, value_name = "SELECTOR", default_value = "")]
+    pub store_selector: String,
+    /// The name this operator is known by; the pod's name is a good one.
+    #[arg(long, env = "POD_NAME", default_value = "operator")]
+    pub name: String,
+    /// How long a leader may be silent before another operator takes over.
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
+    pub leader_lease: Duration,
+    /// How long an agent's lease may be missing before its node counts as gone for good.
+    #[arg(long, value_name = "SECONDS", default_value = "40", value_parser = seconds)]
+    pub agent_grace: Duration,
+    /// The wait after the first failed attempt at an import; it doubles with each.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub retry_base: Duration,
+    /// Write logs as JSON.
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|d| !d.is_zero())
+        .ok_or_else(|| "it must be more than 0".to_owned())
+}

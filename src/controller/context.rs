@@ -1,0 +1,127 @@
+//! What the controllers share: the client, caches, the fleet, and the bells that wake them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::channel::mpsc::UnboundedSender;
+use kube::{
+    Client, ResourceExt as _,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::time::Instant;
+
+use super::{fleet::Fleet, settings::Settings};
+use crate::{
+    api::{Image, ImageStore},
+    kube::{apply::Writer, event::Events},
+};
+
+/// What the controllers share.
+pub struct Context {
+    /// For reading.
+    pub client: Client,
+    /// What the operator was told.
+    pub settings: Settings,
+    /// All ImageStores.
+    pub stores: Store<ImageStore>,
+    /// All Images, by watched namespace.
+    pub images: Vec<Store<Image>>,
+    /// Wakes the controllers.
+    pub bells: Bells,
+    /// Writes as the image controller.
+    pub image_writer: Writer,
+    /// Writes as the store controller.
+    pub store_writer: Writer,
+    /// Tells people.
+    pub events: Events,
+    fleet: Mutex<Fleet>,
+    last_progress: Mutex<BTreeMap<String, Instant>>,
+}
+
+/// Wakes the controllers for objects that need another look. What rings too often is merged by the controllers' queues.
+#[derive(Debug)]
+pub struct Bells {
+    /// One for each watched namespace, or one for all.
+    pub images: Vec<(Option<String>, UnboundedSender<ObjectRef<Image>>)>,
+    /// The store controller's.
+    pub stores: UnboundedSender<ObjectRef<ImageStore>>,
+}
+
+impl Bells {
+    /// Another look at one Image.
+    pub fn image(&self, namespace: &str, name: &str) {
+        for (watched, bell) in &self.images {
+            if watched.as_deref().is_none_or(|watched| watched == namespace) {
+                // It fails only when the controller has ended, and then nobody needs waking.
+                let _ = bell.unbounded_send(ObjectRef::new(name).within(namespace));
+            }
+        }
+    }
+
+    /// Another look at one ImageStore.
+    pub fn store(&self, name: &str) {
+        let _ = self.stores.unbounded_send(ObjectRef::new(name));
+    }
+}
+
+impl Context {
+    /// A context whose caches and bells belong to controllers that are about to run.
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        fleet: Fleet,
+        (stores, images): (Store<ImageStore>, Vec<Store<Image>>),
+        bells: Bells,
+    ) -> Self {
+        Self {
+            image_writer: Writer::new(client.clone(), super::image::MANAGER),
+            store_writer: Writer::new(client.clone(), super::store::MANAGER),
+            events: Events::new(client.clone(), "vitrine-operator", &settings.identity),
+            client,
+            settings,
+            stores,
+            images,
+            bells,
+            fleet: Mutex::new(fleet),
+            last_progress: Mutex::default(),
+        }
+    }
+
+    /// Does something with the fleet that nobody disturbs. It must not wait for anything.
+    pub fn with_fleet<T>(&self, act: impl FnOnce(&mut Fleet) -> T) -> T {
+        act(&mut self.fleet.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Rings for every Image of which `needs` says that it needs another look.
+    pub fn ring_images(&self, needs: impl Fn(&Image) -> bool) {
+        for image in self.images.iter().flat_map(Store::state).filter(|image| needs(image)) {
+            self.bells.image(&image.namespace().unwrap_or_default(), &image.name_any());
+        }
+    }
+
+    /// Rings for every ImageStore.
+    pub fn ring_stores(&self) {
+        self.stores.state().iter().for_each(|store| self.bells.store(&store.name_any()));
+    }
+
+    /// How long to wait before progress of this Image may be written again; `None` means now, and counts as having written.
+    pub fn progress_gate(&self, uid: &str, interval: Duration) -> Option<Duration> {
+        let mut last = self.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        last.retain(|_, at| now.duration_since(*at) < interval);
+        if let Some(at) = last.get(uid) {
+            return Some(interval.saturating_sub(now.duration_since(*at)));
+        }
+        last.insert(uid.to_owned(), now);
+        None
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

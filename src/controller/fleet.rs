@@ -1,0 +1,277 @@
+//! What is known of the agents: who is alive, which labels their nodes have, how they see the stores, how much they have to do.
+//!
+//! Pure bookkeeping: watches feed it, decisions read it. It must not know a client, or the time but from its callers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use tokio::time::Instant;
+
+use crate::api::{ImageTask, StoreReport, TaskPhase, identity};
+
+/// How much the clocks of agents may be off before a Lease that was never seen to change counts as long dead.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// How many nodes a message names; more would be no help.
+const NAMED_NODES: usize = 5;
+
+/// Whether an agent is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// Its Lease is renewed.
+    Live,
+    /// Its Lease is there and was not renewed in time: it may come back.
+    Stale,
+    /// Its Lease was deleted: it will not come back.
+    Gone,
+}
+
+/// The agents and what is known of their nodes.
+#[derive(Debug)]
+pub struct Fleet {
+    agents: BTreeMap<String, Agent>,
+    labels: BTreeMap<String, BTreeMap<String, String>>,
+    reports: BTreeMap<String, BTreeMap<String, StoreReport>>,
+    /// Unfinished tasks by name, with their nodes.
+    assignments: BTreeMap<String, String>,
+    /// Since when agents without a Lease are missing; for those never seen, `started` counts.
+    missing: BTreeMap<String, Instant>,
+    started: Instant,
+    /// How long a Lease must be missing before its node counts as gone: an agent that lives makes it anew much sooner.
+    grace: Duration,
+}
+
+#[derive(Debug)]
+struct Agent {
+    renewed: Option<Timestamp>,
+    holder: Option<String>,
+    /// When the Lease was last seen to change, by our clock.
+    changed: Instant,
+    duration: Duration,
+    /// Long expired when first seen, by the clock on the wall.
+    dead_on_arrival: bool,
+}
+
+/// What a node must have to be given a task.
+#[derive(Clone, Debug, Default)]
+pub struct Demand<'a> {
+    /// Stores it must reach, each with its node selector.
+    pub stores: Vec<(&'a str, &'a BTreeMap<String, String>)>,
+    /// The node to take only if there is no other.
+    pub avoid: Option<&'a str>,
+    /// Nodes not to take.
+    pub exclude: BTreeSet<&'a str>,
+}
+
+impl Fleet {
+    /// An empty fleet. `grace` is how long a Lease must be missing before its node counts as gone.
+    pub fn new(started: Instant, grace: Duration) -> Self {
+        Self {
+            agents: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            assignments: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            started,
+            grace,
+        }
+    }
+
+    /// Takes note of a Lease.
+    pub fn observe_lease(&mut self, lease: &Lease, now: Instant, wall: Timestamp) {
+        let Some(node) = node_of(lease) else { return };
+        let spec = lease.spec.clone().unwrap_or_default();
+        let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
+        let duration = Duration::from_secs(seconds.unwrap_or(identity::LEASE_DURATION_SECONDS));
+        let renewed = spec.renew_time.map(|time| time.0);
+        self.missing.remove(&node);
+        match self.agents.get_mut(&node) {
+            Some(agent) if agent.renewed == renewed && agent.holder == spec.holder_identity => {
+                agent.duration = duration
+            }
+            known => {
+                let first = known.is_none();
+                let age = renewed
+                    .map_or(Duration::ZERO, |time| wall.duration_since(time).try_into().unwrap_or(Duration::ZERO));
+                let dead_on_arrival = first && age > duration + CLOCK_TOLERANCE;
+                let agent = Agent { renewed, holder: spec.holder_identity, changed: now, duration, dead_on_arrival };
+                self.agents.insert(node, agent);
+            }
+        }
+    }
+
+    /// Takes note that a Lease is no more.
+    pub fn forget_lease(&mut self, lease: &Lease, now: Instant) {
+        if let Some(node) = node_of(lease) {
+            self.agents.remove(&node);
+            self.missing.entry(node).or_insert(now);
+        }
+    }
+
+    /// Takes note of all Leases that there are: others are no more.
+    pub fn observe_all_leases(&mut self, leases: &[Lease], now: Instant, wall: Timestamp) {
+        let present: BTreeSet<_> = leases.iter().filter_map(node_of).collect();
+        let gone: Vec<_> = self.agents.keys().filter(|node| !present.contains(*node)).cloned().collect();
+        for node in gone {
+            self.agents.remove(&node);
+            self.missing.entry(node).or_insert(now);
+        }
+        for lease in leases {
+            self.observe_lease(lease, now, wall);
+        }
+    }
+
+    /// Gives everybody a full term from now on: the API server was away, so nobody could renew anything.
+    pub fn pardon(&mut self, now: Instant) {
+        for agent in self.agents.values_mut().filter(|agent| !agent.dead_on_arrival) {
+            agent.changed = now;
+        }
+        for since in self.missing.values_mut() {
+            *since = now;
+        }
+        self.started = now;
+    }
+
+    /// Takes note of a node's labels; `None` when the node is no more. Returns whether anything changed.
+    pub fn observe_labels(&mut self, node: &str, labels: Option<BTreeMap<String, String>>) -> bool {
+        let new = labels.clone();
+        let old = match labels {
+            Some(labels) => self.labels.insert(node.to_owned(), labels),
+            None => self.labels.remove(node),
+        };
+        old != new
+    }
+
+    /// Takes note of all nodes that there are. Returns whether anything changed.
+    pub fn observe_all_labels(&mut self, labels: BTreeMap<String, BTreeMap<String, String>>) -> bool {
+        let changed = self.labels != labels;
+        self.labels = labels;
+        changed
+    }
+
+    /// Forgets the reports of all nodes but these.
+    pub fn keep_reports(&mut self, nodes: &BTreeSet<String>) {
+        self.reports.retain(|node, _| nodes.contains(node));
+    }
+
+    /// Takes note of a node's report on stores; `None` when there is none any more. Returns the stores whose readiness changed.
+    pub fn observe_reports(&mut self, node: &str, reports: Option<&[StoreReport]>) -> Vec<String> {
+        let new: BTreeMap<_, _> = reports.unwrap_or_default().iter().map(|r| (r.name.clone(), r.clone())).collect();
+        let old = self.reports.insert(node.to_owned(), new.clone()).unwrap_or_default();
+        if reports.is_none() {
+            self.reports.remove(node);
+        }
+        let view = |reports: &BTreeMap<String, StoreReport>, store: &String| {
+            reports.get(store).map(|report| (report.ready, report.message.clone(), report.observed_generation))
+        };
+        let names: BTreeSet<_> = old.keys().chain(new.keys()).cloned().collect();
+        names.into_iter().filter(|store| view(&old, store) != view(&new, store)).collect()
+    }
+
+    /// Takes note of a task, so that its node counts as busy until it ends.
+    pub fn observe_task(&mut self, task: &ImageTask) {
+        let Some(name) = task.metadata.name.clone() else { return };
+        let phase = task.status.as_ref().and_then(|status| status.phase).unwrap_or(TaskPhase::Pending);
+        if phase.is_final() {
+            self.assignments.remove(&name);
+        } else {
+            self.assignments.insert(name, task.spec.node_name.clone());
+        }
+    }
+
+    /// Takes note that a task is no more.
+    pub fn forget_task(&mut self, name: &str) {
+        self.assignments.remove(name);
+    }
+
+    /// Whether the agent on `node` is there.
+    pub fn liveness(&self, node: &str, now: Instant) -> Liveness {
+        match self.agents.get(node) {
+            Some(agent) if agent.dead_on_arrival || now.duration_since(agent.changed) >= agent.duration => {
+                Liveness::Stale
+            }
+            Some(_) => Liveness::Live,
+            None => {
+                let since = self.missing.get(node).copied().unwrap_or(self.started);
+                if now.duration_since(since) >= self.grace { Liveness::Gone } else { Liveness::Stale }
+            }
+        }
+    }
+
+    /// Every node that has an agent, or had one since we began.
+    pub fn nodes(&self) -> impl Iterator<Item = &String> {
+        self.agents.keys().chain(self.missing.keys())
+    }
+
+    /// What `node` said of `store`.
+    pub fn report(&self, node: &str, store: &str) -> Option<&StoreReport> {
+        self.reports.get(node)?.get(store)
+    }
+
+    /// Live nodes that `selector` fits.
+    pub fn live_matching(&self, selector: &BTreeMap<String, String>, now: Instant) -> Vec<&str> {
+        let live = self.agents.keys().filter(|node| self.liveness(node, now) == Liveness::Live);
+        live.filter(|node| self.matches(node, selector)).map(String::as_str).collect()
+    }
+
+    /// The node for a task: of those that can do it, the one with the least to do.
+    ///
+    /// # Errors
+    /// Why no node can, for people.
+    pub fn choose(&self, demand: &Demand<'_>, now: Instant) -> Result<String, String> {
+        let mut refusals = Vec::new();
+        let mut candidates = Vec::new();
+        for node in self.agents.keys() {
+            match self.refusal(node, demand, now) {
+                Some(why) => refusals.push(format!("{node} {why}")),
+                None => candidates.push((demand.avoid == Some(node.as_str()), self.load(node), node)),
+            }
+        }
+        candidates.into_iter().min().map(|(_, _, node)| node.clone()).ok_or_else(|| explain(&refusals))
+    }
+
+    fn refusal(&self, node: &str, demand: &Demand<'_>, now: Instant) -> Option<String> {
+        if self.liveness(node, now) != Liveness::Live {
+            let silent = self.agents.get(node).map_or(Duration::ZERO, |agent| now.duration_since(agent.changed));
+            return Some(format!("has not renewed its lease for {} s or more", silent.as_secs()));
+        }
+        if demand.exclude.contains(node) {
+            return Some("has leftovers of an earlier attempt to remove first".to_owned());
+        }
+        demand.stores.iter().find_map(|(store, selector)| {
+            if !self.matches(node, selector) {
+                return Some(format!("does not have the labels that store {store} asks for"));
+            }
+            let report = self.report(node, store).filter(|report| !report.ready)?;
+            Some(format!("cannot use store {store}: {}", report.message))
+        })
+    }
+
+    fn matches(&self, node: &str, selector: &BTreeMap<String, String>) -> bool {
+        let labels = self.labels.get(node);
+        selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+    }
+
+    fn load(&self, node: &str) -> usize {
+        self.assignments.values().filter(|assigned| *assigned == node).count()
+    }
+}
+
+fn explain(refusals: &[String]) -> String {
+    if refusals.is_empty() {
+        return "no agent has a lease: is the agents' DaemonSet running?".to_owned();
+    }
+    let more = refusals.len().saturating_sub(NAMED_NODES);
+    let named = refusals.iter().take(NAMED_NODES).cloned().collect::<Vec<_>>().join("; ");
+    if more == 0 { named } else { format!("{named}; and {more} more") }
+}
+
+fn node_of(lease: &Lease) -> Option<String> {
+    lease.metadata.annotations.as_ref()?.get(identity::ANNOTATION_NODE).cloned()
+}
+
+#[cfg(test)]
+mod tests;

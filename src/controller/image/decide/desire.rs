@@ -1,0 +1,99 @@
+//! Which revision spec asks for, and which are no longer asked for.
+
+use super::Draft;
+use crate::{
+    api::{Revision, RevisionPhase, condition::events},
+    controller::image::validate::spec_hash,
+    kube::event::Happening,
+};
+
+impl Draft<'_> {
+    /// The number of the revision that spec asks for; `None` if none can be begun. Others that never became active are dropped, and of
+    /// the active ones as many are kept as `revisionHistoryLimit` says.
+    pub(super) fn desire(&mut self) -> Option<i64> {
+        let hash = spec_hash(&self.seen.image.spec);
+        let target = self.find(&hash).or_else(|| self.begin(&hash));
+        self.drop_unfinished(target);
+        if let Some(current) = self.elect(target) {
+            self.status.revision = Some(current);
+            self.prune(current);
+        }
+        target
+    }
+
+    /// The revision that serves: what spec asks for if it is there, else what served before, else any that is there. One that became
+    /// active when spec had moved on already takes nobody's place.
+    fn elect(&self, target: Option<i64>) -> Option<i64> {
+        let active = || self.status.revisions.iter().filter(|r| r.phase == RevisionPhase::Active).map(|r| r.number);
+        let there = |number: &i64| active().any(|other| other == *number);
+        target.filter(there).or_else(|| self.status.revision.filter(there)).or_else(|| active().max())
+    }
+
+    /// An active revision of this hash, which may be an older one that spec went back to; else one that is on its way.
+    fn find(&self, hash: &str) -> Option<i64> {
+        let of = |phase| {
+            let same =
+                self.status.revisions.iter().filter(|revision| revision.spec_hash == hash && revision.phase == phase);
+            same.map(|revision| revision.number).max()
+        };
+        of(RevisionPhase::Active).or_else(|| of(RevisionPhase::Importing))
+    }
+
+    fn begin(&mut self, hash: &str) -> Option<i64> {
+        self.seen.wanted.as_ref().ok()?;
+        let highest = self.status.revisions.iter().map(|revision| revision.number).max();
+        let number = self.status.latest_revision.max(highest).unwrap_or(0).saturating_add(1);
+        self.status.latest_revision = Some(number);
+        self.status.revisions.push(Revision {
+            number,
+            spec_hash: hash.to_owned(),
+            phase: RevisionPhase::Importing,
+            attempts: 0,
+            disk_format: None,
+            container_format: None,
+            virtual_size: None,
+            size: None,
+            digests: Vec::new(),
+            content_digest: None,
+            imported_at: None,
+            locations: Vec::new(),
+        });
+        Some(number)
+    }
+
+    fn drop_unfinished(&mut self, keep: Option<i64>) {
+        let unwanted =
+            |revision: &Revision| revision.phase == RevisionPhase::Importing && Some(revision.number) != keep;
+        self.status.revisions.retain(|revision| !unwanted(revision));
+        if self.status.attempt.as_ref().is_some_and(|attempt| Some(attempt.revision) != keep) {
+            self.status.attempt = None;
+            self.status.progress = None;
+        }
+    }
+
+    fn prune(&mut self, current: i64) {
+        let others = usize::try_from(self.seen.image.spec.revision_history_limit.saturating_sub(1)).unwrap_or(0);
+        let active = self.status.revisions.iter().filter(|revision| revision.phase == RevisionPhase::Active);
+        let mut old: Vec<_> = active.map(|revision| revision.number).filter(|number| *number != current).collect();
+        old.sort_unstable_by(|a, b| b.cmp(a));
+        for number in old.into_iter().skip(others) {
+            let Some(at) = self.status.revisions.iter().position(|revision| revision.number == number) else {
+                continue;
+            };
+            let revision = self.status.revisions.remove(at);
+            revision.locations.iter().for_each(|location| self.discard(number, location));
+            let note = format!("revision {number} is removed: revision {current} serves");
+            self.tell(Happening::normal(events::REVISION_REMOVED, "Prune", note));
+        }
+    }
+
+    /// Deletion: everything that is stored anywhere is to be removed.
+    pub(super) fn abandon_everything(&mut self) {
+        for revision in std::mem::take(&mut self.status.revisions) {
+            revision.locations.iter().for_each(|location| self.discard(revision.number, location));
+        }
+        self.status.revision = None;
+        self.status.attempt = None;
+        self.status.progress = None;
+    }
+}

@@ -1,0 +1,182 @@
+//! Says how the Image stands: phase, conditions, what serves.
+
+use std::time::Duration;
+
+use super::Draft;
+use crate::{
+    api::{
+        Display, ImagePhase, Progress, Revision,
+        condition::{reasons, types},
+    },
+    kube::{
+        condition::{Health, find},
+        event::Happening,
+    },
+};
+
+/// How often to look again for what no watch announces.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+impl Draft<'_> {
+    /// Completes status. `target` is the revision that spec asks for, if one could be begun.
+    pub(super) fn finish(&mut self, target: Option<i64>, deleting: bool) {
+        let health = if deleting { self.deletion_health() } else { self.desire_health(target) };
+        self.mirror_current();
+        self.status.phase = Some(self.phase(&health));
+        let generation = self.seen.image.metadata.generation.unwrap_or_default();
+        let before = std::mem::take(&mut self.status.conditions);
+        if let Health::Stalled(reason, message) = &health {
+            let said = find(&before, types::STALLED).is_some_and(|stalled| stalled.message == *message);
+            if !said {
+                self.tell(Happening::warning(reason, "Decide", message.clone()));
+            }
+        }
+        self.status.conditions = health.conditions(generation, &before, self.seen.now);
+        self.status.observed_generation = Some(generation);
+    }
+
+    fn deletion_health(&self) -> Health {
+        if let Some(waits) = &self.waits {
+            return Health::Deleting(reasons::WAITING, waits.clone());
+        }
+        let places = self.status.cleanup.len();
+        let tasks = self.remaining_tasks();
+        Health::Deleting(reasons::DELETING, format!("removing data: {places} places and {tasks} tasks left"))
+    }
+
+    fn desire_health(&mut self, target: Option<i64>) -> Health {
+        let serving = match self.serving() {
+            Some(revision) if Some(revision.number) != target => {
+                format!("; revision {} goes on serving", revision.number)
+            }
+            _ => String::new(),
+        };
+        if let Err(why) = self.seen.wanted {
+            // Stores are watched; Secrets and ConfigMaps are not, for the operator may read those it is told of and list none.
+            self.recheck_in(LOOK_AGAIN);
+            return Health::Stalled(reasons::INVALID_CONFIGURATION, format!("{why}{serving}"));
+        }
+        if let Some(health) = self.health.take() {
+            return with_suffix(health, &serving);
+        }
+        let Some(attempt) = &self.status.attempt else { return self.current_health() };
+        let message = match &attempt.node {
+            Some(node) => format!("revision {} is imported by node {node}{serving}", attempt.revision),
+            None => format!("revision {} is about to be imported{serving}", attempt.revision),
+        };
+        Health::Progressing(message)
+    }
+
+    fn current_health(&self) -> Health {
+        let Some(revision) = self.serving() else { return Health::Progressing("waits to be looked at again".into()) };
+        let (stores, digest) = (store_names(revision), revision.content_digest.as_deref().unwrap_or_default());
+        let waits = self.waits.as_ref().map(|waits| format!("; {waits}")).unwrap_or_default();
+        Health::Current(format!("revision {} is kept in {stores} ({digest}){waits}", revision.number))
+    }
+
+    /// The revision that can be used now.
+    fn serving(&self) -> Option<&Revision> {
+        let number = self.status.revision?;
+        self.status.revisions.iter().find(|revision| revision.number == number && !revision.locations.is_empty())
+    }
+
+    fn phase(&self, health: &Health) -> ImagePhase {
+        let busy = self
+            .attempt_task()
+            .is_some_and(|task| task.status.as_ref().is_some_and(|status| status.started_at.is_some()));
+        match health {
+            Health::Deleting(..) => ImagePhase::Deleting,
+            _ if self.serving().is_some() => ImagePhase::Active,
+            Health::Stalled(..) => ImagePhase::Failed,
+            _ if busy => ImagePhase::Importing,
+            Health::Current(_) | Health::Progressing(_) | Health::Hindered(..) => ImagePhase::Queued,
+        }
+    }
+
+    /// Repeats the facts of the serving revision where people and programs look first.
+    fn mirror_current(&mut self) {
+        let current = self.serving().cloned();
+        let status = &mut self.status;
+        status.disk_format = current.as_ref().and_then(|r| r.disk_format);
+        status.container_format = current.as_ref().and_then(|r| r.container_format);
+        status.virtual_size = current.as_ref().and_then(|r| r.virtual_size);
+        status.size = current.as_ref().and_then(|r| r.size);
+        status.digests = current.as_ref().map(|r| r.digests.clone()).unwrap_or_default();
+        status.content_digest = current.as_ref().and_then(|r| r.content_digest.clone());
+        status.locations = current.as_ref().map(|r| r.locations.clone()).unwrap_or_default();
+        let display = Display {
+            virtual_size: status.virtual_size.map(human_size),
+            size: status.size.map(human_size),
+            stores: current.as_ref().map(store_names),
+            progress: status.progress.as_ref().map(human_progress),
+        };
+        status.display = (display != Display::default()).then_some(display);
+    }
+}
+
+fn with_suffix(health: Health, suffix: &str) -> Health {
+    match health {
+        Health::Current(message) => Health::Current(message + suffix),
+        Health::Progressing(message) => Health::Progressing(message + suffix),
+        Health::Hindered(reason, message) => Health::Hindered(reason, message + suffix),
+        Health::Stalled(reason, message) => Health::Stalled(reason, message + suffix),
+        Health::Deleting(reason, message) => Health::Deleting(reason, message + suffix),
+    }
+}
+
+fn store_names(revision: &Revision) -> String {
+    let mut names: Vec<_> = revision.locations.iter().map(|location| location.store.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(",")
+}
+
+/// Bytes as people write them.
+#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+pub fn human_size(bytes: i64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    let text = format!("{value:.1}");
+    format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text))
+}
+
+fn human_progress(progress: &Progress) -> String {
+    match progress.bytes_total {
+        Some(total) if total > 0 => {
+            let percent = i128::from(progress.bytes_done).saturating_mul(100) / i128::from(total);
+            format!("{}%", percent.clamp(0, 100))
+        }
+        _ => human_size(progress.bytes_done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        let cases = [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (10 << 30, "10 GiB"), (642_252_800, "612.5 MiB")];
+        for (bytes, text) in cases {
+            assert_eq!(human_size(bytes), text);
+        }
+        assert_eq!(human_size(i64::MAX), "8192 PiB");
+    }
+
+    #[test]
+    fn progress_is_a_share_where_the_whole_is_known() {
+        let progress = |bytes_done, bytes_total| Progress { bytes_done, bytes_total, ..Progress::default() };
+        assert_eq!(human_progress(&progress(34, Some(100))), "34%");
+        assert_eq!(human_progress(&progress(200, Some(100))), "100%");
+        assert_eq!(human_progress(&progress(2048, None)), "2 KiB");
+        assert_eq!(human_progress(&progress(5, Some(0))), "5 B");
+    }
+}

@@ -1,0 +1,136 @@
+//! What a decision wants done to tasks.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::api::{
+    Action, DeleteOrder, DeleteTarget, Image, ImageIdentity, ImageTask, ImageTaskSpec, ImportOrder, StoreTarget,
+    TaskHttp, TaskSource, identity,
+};
+use crate::controller::image::validate::{Wanted, WantedStore};
+
+/// Tasks to cancel, delete and make, in this order.
+#[derive(Clone, Debug, Default)]
+pub struct Orders {
+    /// Names of tasks to cancel.
+    pub cancel: Vec<String>,
+    /// Names and uids of tasks to delete.
+    pub remove: Vec<(String, Option<String>)>,
+    /// Tasks to make.
+    pub create: Vec<NewTask>,
+}
+
+/// A task to make.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    /// The task.
+    pub task: ImageTask,
+    /// What its Secret holds; empty means it has none.
+    pub secret: BTreeMap<String, Vec<u8>>,
+}
+
+impl Orders {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.cancel.is_empty() && self.remove.is_empty() && self.create.is_empty()
+    }
+
+    /// Asks an agent to stop, once.
+    pub fn cancel(&mut self, task: &ImageTask) {
+        if !task.spec.cancelled {
+            self.cancel.extend(task.metadata.name.clone());
+        }
+    }
+
+    /// Deletes a task that has served.
+    pub fn remove(&mut self, task: &ImageTask) {
+        if let Some(name) = &task.metadata.name {
+            self.remove.push((name.clone(), task.metadata.uid.clone()));
+        }
+    }
+
+    /// Whether `task` is to be deleted.
+    pub fn removes(&self, task: &ImageTask) -> bool {
+        self.remove.iter().any(|(name, uid)| Some(name) == task.metadata.name.as_ref() && *uid == task.metadata.uid)
+    }
+}
+
+/// The order to bring `revision` into `stores`. `known` are digests of the revision from an earlier import: what comes must be the same.
+pub fn import_task(
+    image: &Image,
+    wanted: &Wanted,
+    stores: &[&WantedStore],
+    known: &[String],
+    (revision, attempt): (i64, i64),
+    node: &str,
+) -> NewTask {
+    let uid = image.metadata.uid.clone().unwrap_or_default();
+    let name = identity::task_name(&uid, revision, Action::Import, None, attempt);
+    let http = &wanted.source;
+    let mut checksums: Vec<_> = http.checksum.iter().cloned().collect();
+    checksums.extend(known.iter().find(|digest| digest.starts_with("sha256:") && !checksums.contains(digest)).cloned());
+    let order = ImportOrder {
+        source: TaskSource {
+            http: Some(TaskHttp {
+                url: http.url.clone(),
+                secret_ref: (!wanted.secret.is_empty()).then(|| name.clone()),
+                insecure_skip_verify: http.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify),
+            }),
+        },
+        checksums,
+        checksum_url: http.checksum_url.clone(),
+        disk_format: image.spec.disk_format,
+        container_format: image.spec.container_format,
+        stores: stores
+            .iter()
+            .map(|store| StoreTarget {
+                name: store.name.clone(),
+                output: store.output,
+                filesystem: Some(store.backend.clone()),
+            })
+            .collect(),
+    };
+    let spec = ImageTaskSpec { import: Some(order), ..spec(image, Action::Import, revision, attempt, node) };
+    NewTask { task: task(&uid, name, spec), secret: wanted.secret.clone() }
+}
+
+/// The order to remove `revision` from a store. `place` tells it from orders for other places.
+pub fn delete_task(
+    image: &Image,
+    target: DeleteTarget,
+    place: &str,
+    (revision, attempt): (i64, i64),
+    node: &str,
+) -> NewTask {
+    let uid = image.metadata.uid.clone().unwrap_or_default();
+    let name = identity::task_name(&uid, revision, Action::Delete, Some(place), attempt);
+    let order = DeleteOrder { stores: vec![target] };
+    let spec = ImageTaskSpec { delete: Some(order), ..spec(image, Action::Delete, revision, attempt, node) };
+    NewTask { task: task(&uid, name, spec), secret: BTreeMap::new() }
+}
+
+fn spec(image: &Image, action: Action, revision: i64, attempt: i64, node: &str) -> ImageTaskSpec {
+    let metadata = &image.metadata;
+    ImageTaskSpec {
+        action,
+        image: ImageIdentity {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+        },
+        revision,
+        node_name: node.to_owned(),
+        attempt,
+        import: None,
+        delete: None,
+        cancelled: false,
+    }
+}
+
+fn task(uid: &str, name: String, spec: ImageTaskSpec) -> ImageTask {
+    let labels = BTreeMap::from([(identity::LABEL_IMAGE_UID.to_owned(), uid.to_owned())]);
+    let metadata = ObjectMeta { name: Some(name), labels: Some(labels), ..ObjectMeta::default() };
+    ImageTask { metadata, spec, status: None }
+}

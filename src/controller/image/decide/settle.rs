@@ -1,0 +1,146 @@
+//! Takes over what ended tasks say, and lets the tasks go.
+
+use super::{Draft, phase_of, strays};
+use crate::{
+    api::{
+        Action, FailureReport, ImageTask, ImportResult, Location, Progress, Revision, RevisionPhase, TaskFailure,
+        TaskPhase, condition::events,
+    },
+    kube::event::Happening,
+};
+
+impl Draft<'_> {
+    /// Takes over every task that has ended, but for Deletes that failed: those wait where they are (see `cleanup`).
+    pub(super) fn settle(&mut self) {
+        for task in self.seen.tasks {
+            match (task.spec.action, phase_of(task)) {
+                (Action::Import, TaskPhase::Succeeded) => self.import_succeeded(task),
+                (Action::Import, TaskPhase::Failed) => self.import_failed(task),
+                (Action::Import, TaskPhase::Pending | TaskPhase::Running) => self.import_goes_on(task),
+                (Action::Delete, TaskPhase::Succeeded) => self.delete_succeeded(task),
+                (Action::Delete, TaskPhase::Pending | TaskPhase::Running | TaskPhase::Failed) => {}
+            }
+        }
+    }
+
+    fn is_attempt(&self, task: &ImageTask) -> bool {
+        self.attempt_task().is_some_and(|current| current.metadata.name == task.metadata.name)
+    }
+
+    fn import_goes_on(&mut self, task: &ImageTask) {
+        if self.is_attempt(task) {
+            let progress = task.status.as_ref().and_then(|status| status.progress.clone());
+            self.status.progress =
+                Some(progress.unwrap_or_else(|| Progress { stage: "Waiting".into(), ..Progress::default() }));
+        }
+    }
+
+    fn import_succeeded(&mut self, task: &ImageTask) {
+        let Some(result) = task.status.as_ref().and_then(|status| status.result.clone()) else {
+            return self.import_failed(task);
+        };
+        let locations = locations(task, &result);
+        let (ours, number) = (self.is_attempt(task), task.spec.revision);
+        self.orders.remove(task);
+        let time = self.time();
+        match self.revision(number).filter(|_| ours) {
+            Some(revision) => {
+                let first = revision.phase == RevisionPhase::Importing;
+                record(revision, result, locations);
+                if first {
+                    revision.phase = RevisionPhase::Active;
+                    revision.imported_at = Some(time);
+                }
+                self.status.attempt = None;
+                self.status.progress = None;
+                let node = &task.spec.node_name;
+                let note = format!("revision {number} was imported, verified and stored by node {node}");
+                self.tell(Happening::normal(events::IMPORT_SUCCEEDED, "Import", note));
+            }
+            None => self.discard_unknown(number, &locations),
+        }
+    }
+
+    /// An import that was stopped too late: it is published, and nobody wants it. Unless it was taken over already, by an operator that
+    /// died before it could delete the task.
+    fn discard_unknown(&mut self, number: i64, locations: &[Location]) {
+        let known = self.revision(number).map(|revision| revision.locations.clone()).unwrap_or_default();
+        let is_known =
+            |location: &Location| known.iter().any(|k| (&k.store, &k.node) == (&location.store, &location.node));
+        locations.iter().filter(|location| !is_known(location)).for_each(|location| self.discard(number, location));
+    }
+
+    fn import_failed(&mut self, task: &ImageTask) {
+        let ours = self.is_attempt(task);
+        self.orders.remove(task);
+        if !ours {
+            return;
+        }
+        let failure = task.status.as_ref().and_then(|status| status.failure.clone()).unwrap_or_else(|| TaskFailure {
+            reason: "Internal".into(),
+            rule: None,
+            message: format!("the agent on node {} ended the task without saying how", task.spec.node_name),
+            retryable: true,
+        });
+        let report = FailureReport {
+            reason: failure.reason,
+            rule: failure.rule,
+            message: failure.message,
+            // The operator has not cancelled this one, so whatever stopped it may be over.
+            retryable: failure.retryable || strays::was_cancelled(task),
+            node: task.spec.node_name.clone(),
+            at: self.time(),
+        };
+        self.fail_attempt(report, true);
+    }
+
+    fn delete_succeeded(&mut self, task: &ImageTask) {
+        let stores = task.spec.delete.iter().flat_map(|order| &order.stores);
+        for target in stores {
+            let node = is_local(target.filesystem.as_ref()).then(|| task.spec.node_name.clone());
+            let done = |item: &crate::api::Cleanup| {
+                item.revision == task.spec.revision && item.store == target.name && item.node == node
+            };
+            self.status.cleanup.retain(|item| !done(item));
+        }
+        self.orders.remove(task);
+    }
+}
+
+fn record(revision: &mut Revision, result: ImportResult, locations: Vec<Location>) {
+    let ImportResult { disk_format, container_format, virtual_size, size, digests, content_digest, locations: _ } =
+        result;
+    revision.disk_format = Some(disk_format);
+    revision.container_format = Some(container_format);
+    revision.virtual_size = Some(virtual_size);
+    revision.size = Some(size);
+    revision.digests = digests;
+    revision.content_digest = Some(content_digest);
+    for location in locations {
+        revision.locations.retain(|old| (&old.store, &old.node) != (&location.store, &location.node));
+        revision.locations.push(location);
+    }
+}
+
+/// Where the task put it: a store that each node has for itself is named with the node.
+fn locations(task: &ImageTask, result: &ImportResult) -> Vec<Location> {
+    let target =
+        |name: &str| task.spec.import.iter().flat_map(|order| &order.stores).find(|target| target.name == name);
+    let make = |found: &crate::api::TaskLocation| {
+        let local = target(&found.store).is_none_or(|target| is_local(target.filesystem.as_ref()));
+        Location {
+            store: found.store.clone(),
+            node: local.then(|| task.spec.node_name.clone()),
+            url: Some(found.url.clone()),
+            format: Some(found.format),
+            size: Some(found.size),
+            allocated_size: Some(found.allocated_size),
+        }
+    };
+    result.locations.iter().map(make).collect()
+}
+
+/// Whether each node has such a store for itself.
+pub(super) fn is_local(filesystem: Option<&crate::api::FilesystemBackend>) -> bool {
+    filesystem.is_some_and(|backend| !backend.shared)
+}

@@ -1,0 +1,186 @@
+//! Whatever happens in whatever order, and wherever the operator dies: one attempt at a time, and in the end one copy, or a reason why
+//! not, and nothing left behind.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::world::{Reach, World, failure};
+use crate::api::{Action, ImageTask};
+
+#[derive(Clone, Debug)]
+enum Deed {
+    Step,
+    Die(Reach),
+    Run,
+    Succeed(usize),
+    Fail(usize, bool),
+    Obey,
+    Edit(u8),
+    Pass(u64),
+    Silence(usize),
+    DeleteTask(usize),
+}
+
+const NODES: [&str; 3] = ["a", "b", "c"];
+
+/// What lies on the nodes' disks: revision, store, node.
+type Disks = BTreeSet<(i64, String, String)>;
+
+struct Chaos {
+    world: World,
+    disks: Disks,
+    silent: BTreeSet<&'static str>,
+}
+
+impl Chaos {
+    fn act(&mut self, deed: &Deed) {
+        match deed {
+            Deed::Step => drop(self.world.step()),
+            Deed::Die(reach) => drop(self.world.step_and_die(*reach)),
+            Deed::Run => self.world.agent_runs(50),
+            Deed::Succeed(at) => self.end(*at, |world| world.agent_succeeds("blake3:x")),
+            Deed::Fail(at, retryable) => self.end(*at, |world| world.agent_fails(failure("Unavailable", *retryable))),
+            Deed::Obey => self.world.agent_obeys(),
+            Deed::Edit(version) => {
+                self.world
+                    .edit(|spec| spec.source.http.as_mut().unwrap().url = format!("https://images.example/{version}"));
+            }
+            Deed::Pass(seconds) => self.pass(*seconds),
+            Deed::Silence(at) => drop(self.silent.insert(NODES[at % NODES.len()])),
+            Deed::DeleteTask(at) => self.delete_task(*at),
+        }
+        self.check();
+    }
+
+    /// One task ends: its agent is alive, and what it did is on its disk.
+    fn end(&mut self, at: usize, how: impl FnOnce(&mut World)) {
+        if self.world.tasks.is_empty() {
+            return;
+        }
+        let at = at % self.world.tasks.len();
+        if self.silent.contains(self.world.tasks[at].spec.node_name.as_str()) {
+            return;
+        }
+        let task = self.world.tasks.swap_remove(at);
+        let others = std::mem::replace(&mut self.world.tasks, vec![task]);
+        let open = self.world.unfinished().next().is_some();
+        how(&mut self.world);
+        let task = self.world.tasks[0].clone();
+        if open && task.status.as_ref().is_some_and(|status| status.failure.is_none()) {
+            self.touch_disks(&task);
+        }
+        self.world.tasks.extend(others);
+    }
+
+    /// Somebody deletes a task by hand. One that has ended well is the only record of what it left, so that is not forgiven.
+    fn delete_task(&mut self, at: usize) {
+        let open = |task: &ImageTask| task.status.as_ref().is_none_or(|status| status.result.is_none());
+        let names: Vec<_> =
+            self.world.tasks.iter().filter(|task| open(task)).map(|task| task.metadata.name.clone()).collect();
+        if !names.is_empty() {
+            let name = &names[at % names.len()];
+            self.world.tasks.retain(|task| task.metadata.name != *name);
+        }
+    }
+
+    fn touch_disks(&mut self, task: &ImageTask) {
+        let spec = &task.spec;
+        for target in spec.import.iter().flat_map(|order| &order.stores) {
+            self.disks.insert((spec.revision, target.name.clone(), spec.node_name.clone()));
+        }
+        for target in spec.delete.iter().flat_map(|order| &order.stores) {
+            self.disks.remove(&(spec.revision, target.name.clone(), spec.node_name.clone()));
+        }
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.world.pass(Duration::from_secs(seconds));
+        for node in NODES.into_iter().filter(|node| !self.silent.contains(node)).collect::<Vec<_>>() {
+            self.world.renew(node);
+        }
+    }
+
+    /// What must hold at every moment.
+    fn check(&self) {
+        let mut running: BTreeMap<i64, usize> = BTreeMap::new();
+        for task in &self.world.tasks {
+            let ended = task.status.as_ref().and_then(|status| status.phase).unwrap_or_default().is_final();
+            if task.spec.action == Action::Import && !task.spec.cancelled && !ended {
+                *running.entry(task.spec.revision).or_default() += 1;
+            }
+        }
+        assert!(running.values().all(|count| *count <= 1), "two attempts at one revision: {running:?}");
+        let status = self.world.status();
+        let numbers: BTreeSet<_> = status.revisions.iter().map(|revision| revision.number).collect();
+        assert_eq!(numbers.len(), status.revisions.len(), "one number twice");
+    }
+
+    /// Everybody comes back, nothing more happens from outside, agents do their work.
+    fn calm_down(&mut self) {
+        self.silent.clear();
+        for _ in 0..60 {
+            self.pass(10);
+            self.world.step();
+            self.check();
+            self.world.agent_obeys();
+            for at in 0..self.world.tasks.len() {
+                self.end(at, |world| world.agent_succeeds("blake3:x"));
+            }
+        }
+        self.world.step();
+    }
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let reach = prop_oneof![Just(Reach::Nothing), Just(Reach::Status), Just(Reach::Cancels), Just(Reach::Removals)];
+    let deed = prop_oneof![
+        6 => Just(Deed::Step),
+        4 => reach.prop_map(Deed::Die),
+        3 => Just(Deed::Run),
+        4 => any::<usize>().prop_map(Deed::Succeed),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(at, retryable)| Deed::Fail(at, retryable)),
+        2 => Just(Deed::Obey),
+        2 => (0..3_u8).prop_map(Deed::Edit),
+        3 => (1..60_u64).prop_map(Deed::Pass),
+        1 => any::<usize>().prop_map(Deed::Silence),
+        1 => any::<usize>().prop_map(Deed::DeleteTask),
+    ];
+    prop::collection::vec(deed, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn in_the_end_there_is_one_copy_or_a_reason(deeds in deeds(), delete in any::<bool>()) {
+        let world = World::new(&NODES, &["fast"]);
+        let mut chaos = Chaos { world, disks: Disks::new(), silent: BTreeSet::new() };
+        deeds.iter().for_each(|deed| chaos.act(deed));
+        if delete {
+            chaos.world.delete();
+        }
+        chaos.calm_down();
+        let status = chaos.world.status();
+        prop_assert!(chaos.world.tasks.is_empty(), "tasks are left: {:?}", chaos.world.tasks);
+        prop_assert!(status.cleanup.is_empty(), "leftovers: {:?}", status.cleanup);
+        prop_assert!(chaos.world.is_settled());
+        if delete {
+            prop_assert!(chaos.world.released);
+            prop_assert!(chaos.disks.is_empty(), "data nobody knows of: {:?}", chaos.disks);
+            return Ok(());
+        }
+        let known: Disks = status.revisions.iter().flat_map(|revision| {
+            revision.locations.iter().map(|l| (revision.number, l.store.clone(), l.node.clone().unwrap()))
+        }).collect();
+        prop_assert_eq!(&known, &chaos.disks);
+        let copies = usize::from(!known.is_empty());
+        prop_assert_eq!(known.len(), copies, "more than one copy");
+        let condition = &status.conditions[0];
+        let stalled = status.conditions.iter().any(|c| c.type_ == "Stalled");
+        prop_assert!(condition.status == "True" || stalled, "neither ready nor a reason why not: {:?}", condition);
+    }
+}

@@ -1,0 +1,91 @@
+//! The Image controller: fetch, validate, decide, apply.
+
+pub mod apply;
+pub mod decide;
+pub mod fetch;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod validate;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::{Api, ResourceExt as _, runtime::controller::Action};
+use tokio::time::Instant;
+
+use super::context::Context;
+use crate::{
+    api::{Image, ImageStatus},
+    kube::{Result, apply::api_of},
+};
+use decide::{Decision, Observed, decide};
+
+/// The field manager of this controller.
+pub const MANAGER: &str = "vitrine-image";
+/// How often progress is written at most: a person sees no difference, and etcd does.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Brings one Image a step nearer to its spec.
+///
+/// # Errors
+/// What the API server says; the caller tries again.
+pub async fn reconcile(image: Arc<Image>, context: Arc<Context>) -> Result<Action> {
+    let (images, name) = (api_of(&context.client, image.as_ref()), image.name_any());
+    let tasks = Api::namespaced(context.client.clone(), &context.settings.namespace);
+    let Some(fetched) = fetch::fetch(&context.client, &images, &tasks, &name).await? else {
+        return Ok(Action::await_change());
+    };
+    let stores = context.stores.state();
+    let wanted = validate::validate(&fetched.image, &stores, fetched.references);
+    let stores: BTreeMap<_, _> = stores.into_iter().map(|store| (store.name_any(), store)).collect();
+    let decision = context.with_fleet(|fleet| {
+        let observed = Observed {
+            image: &fetched.image,
+            tasks: &fetched.tasks,
+            wanted: &wanted,
+            stores: &stores,
+            fleet,
+            retry: context.settings.retry,
+            now: Timestamp::now(),
+            at: Instant::now(),
+        };
+        let decision = decide(&observed);
+        // Within one lock, so that two Images decided at once do not both take the idlest node.
+        decision.orders.create.iter().for_each(|order| fleet.observe_task(&order.task));
+        decision
+    });
+    if let Some(wait) = too_soon(&context, &fetched.image, &decision) {
+        return Ok(Action::requeue(wait));
+    }
+    let target = apply::Target {
+        writer: &context.image_writer,
+        events: &context.events,
+        images,
+        tasks,
+        secrets: Api::namespaced(context.client.clone(), &context.settings.namespace),
+    };
+    apply::apply(&target, &fetched.image, &decision).await?;
+    Ok(decision
+        .recheck
+        .map_or_else(Action::await_change, |delay| Action::requeue(delay.max(Duration::from_millis(100)))))
+}
+
+/// How long to wait, if nothing but progress would be written and it was written a moment ago.
+fn too_soon(context: &Context, image: &Image, decision: &Decision) -> Option<Duration> {
+    let before = image.status.clone().unwrap_or_default();
+    let quiet = decision.orders.is_empty() && decision.events.is_empty() && !decision.released;
+    if !quiet || without_progress(&before) != without_progress(&decision.status) || before == decision.status {
+        return None;
+    }
+    context.progress_gate(&image.uid().unwrap_or_default(), PROGRESS_INTERVAL)
+}
+
+fn without_progress(status: &ImageStatus) -> ImageStatus {
+    let mut status = status.clone();
+    status.progress = None;
+    if let Some(display) = &mut status.display {
+        display.progress = None;
+    }
+    status.display = status.display.filter(|display| *display != crate::api::Display::default());
+    status
+}

@@ -1,0 +1,160 @@
+//! The operator: decides, and never touches image bytes.
+//!
+//! Each controller is five verbs: fetch, validate, decide, apply, status (which `apply` writes). `decide` and `validate` hold no client.
+
+mod context;
+mod fleet;
+pub mod image;
+mod settings;
+pub mod store;
+pub mod task;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt as _, channel::mpsc};
+use kube::{
+    Api, Client,
+    runtime::{
+        Controller,
+        controller::{Action, Config},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use settings::Settings;
+
+use crate::{
+    api::{Image, ImageStore},
+    kube::{
+        Error, Result,
+        leader::{Election, Leadership, Terms},
+    },
+};
+use context::{Bells, Context};
+use fleet::Fleet;
+
+/// The Lease by which operators agree on who acts.
+pub const LEADER_LEASE_NAME: &str = "vitrine-operator";
+/// Objects of one kind that are worked on at once: the work is waiting for the API server.
+const CONCURRENCY: u16 = 8;
+/// The wait after a request that failed.
+const ERROR_DELAY: Duration = Duration::from_secs(2);
+/// The wait after a conflict: the watch has what changed in a moment.
+const CONFLICT_DELAY: Duration = Duration::from_millis(200);
+/// How long what is under way may take when asked to stop; kubelets wait 30 s.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Runs the operator until `stop` is cancelled. It waits to be the leader first.
+///
+/// # Errors
+/// `LeadershipLost`: nothing is done from then on, and the process should end.
+pub async fn run(client: Client, settings: Settings, stop: CancellationToken) -> Result<()> {
+    let terms = Terms { duration: settings.leader_lease };
+    let election = Election::new(client.clone(), &settings.namespace, LEADER_LEASE_NAME, &settings.identity, terms);
+    let leadership = tokio::select! {
+        leadership = election.win() => leadership,
+        () = stop.cancelled() => return Ok(()),
+    };
+    lead(client, settings, stop, leadership).await
+}
+
+async fn lead(client: Client, settings: Settings, stop: CancellationToken, mut leadership: Leadership) -> Result<()> {
+    // Dropping the controllers' future stops them at once, in the middle of what they do: that is what losing leadership asks for.
+    let outcome = tokio::select! {
+        () = control(client, settings, stop.clone()) => Ok(()),
+        lost = leadership.keep() => Err(lost),
+        () = async { stop.cancelled().await; tokio::time::sleep(STOP_WITHIN).await } => Ok(()),
+    };
+    if outcome.is_ok() {
+        leadership.release().await;
+    }
+    outcome
+}
+
+/// The controllers, until `stop` is cancelled and what is under way is done.
+async fn control(client: Client, settings: Settings, stop: CancellationToken) {
+    let namespaces: Vec<_> = match settings.watch_namespaces.as_slice() {
+        [] => vec![None],
+        some => some.iter().cloned().map(Some).collect(),
+    };
+    let images: Vec<_> = namespaces
+        .iter()
+        .map(|namespace| Controller::new(api_in(&client, namespace.as_deref()), watcher::Config::default()))
+        .collect();
+    let stores = Controller::new(Api::<ImageStore>::all(client.clone()), selected(&settings.store_selector));
+    let (image_bells, image_streams): (Vec<_>, Vec<_>) = namespaces
+        .into_iter()
+        .map(|namespace| {
+            let (bell, stream) = mpsc::unbounded();
+            ((namespace, bell), stream)
+        })
+        .unzip();
+    let (store_bell, store_stream) = mpsc::unbounded();
+    let fleet = Fleet::new(Instant::now(), settings.agent_grace);
+    let caches = (stores.store(), images.iter().map(Controller::store).collect());
+    let bells = Bells { images: image_bells, stores: store_bell };
+    let context = Arc::new(Context::new(client, settings, fleet, caches, bells));
+
+    let (followed, listed) = watch::follow_all(&context);
+    let controllers = async {
+        listed.await;
+        let images = images.into_iter().zip(image_streams).map(|(controller, bells)| {
+            let controller = configure(controller, bells, &stop);
+            drain(controller.run(image::reconcile, again, Arc::clone(&context)))
+        });
+        let stores = configure(stores, store_stream, &stop);
+        let stores = drain(stores.run(store::reconcile, again, Arc::clone(&context)));
+        tokio::join!(futures::future::join_all(images), stores);
+    };
+    tokio::select! {
+        () = controllers => {}
+        () = followed => {}
+        () = task::sweep(Arc::clone(&context)) => {}
+    }
+}
+
+fn api_in(client: &Client, namespace: Option<&str>) -> Api<Image> {
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn selected(selector: &str) -> watcher::Config {
+    let config = watcher::Config::default();
+    if selector.is_empty() { config } else { config.labels(selector) }
+}
+
+fn configure<K>(
+    controller: Controller<K>,
+    bells: mpsc::UnboundedReceiver<ObjectRef<K>>,
+    stop: &CancellationToken,
+) -> Controller<K>
+where
+    K: Clone + kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let stop = stop.clone();
+    controller
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .reconcile_on(bells)
+        .graceful_shutdown_on(async move { stop.cancelled().await })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
+fn again<K>(_: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
+    Action::requeue(if error.is_conflict() { CONFLICT_DELAY } else { ERROR_DELAY })
+}
+
+async fn drain<T, E: std::fmt::Display>(results: impl Stream<Item = std::result::Result<T, E>>) {
+    results
+        .for_each(|result| async {
+            if let Err(error) = result {
+                tracing::warn!(%error, "reconcile");
+            }
+        })
+        .await;
+}

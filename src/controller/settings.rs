@@ -1,0 +1,53 @@
+//! What an operator is told when it starts.
+
+use std::time::Duration;
+
+use super::image::decide::RetryPolicy;
+use crate::{api::identity, kube::backoff::Backoff};
+
+/// What an operator is told when it starts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The namespace of tasks, agents' leases and the leader's lease.
+    pub namespace: String,
+    /// Namespaces whose Images it serves; empty means all.
+    pub watch_namespaces: Vec<String>,
+    /// Labels of the ImageStores it serves, as kubectl's `-l`; empty means all.
+    pub store_selector: String,
+    /// Unique to this process: a pod's name, and something random.
+    pub identity: String,
+    /// How long a leader may be silent before another takes over.
+    pub leader_lease: Duration,
+    /// How long an agent's Lease may be missing before its node counts as gone.
+    pub agent_grace: Duration,
+    /// What failing costs.
+    pub retry: RetryPolicy,
+}
+
+impl Settings {
+    /// How long a leader may be silent. Others do the same: long enough for an API server's restart of a second or two to go
+    /// unnoticed, short enough that nobody waits.
+    pub const LEADER_LEASE: Duration = Duration::from_secs(15);
+    /// The wait after the first failed attempt, which is long enough for a server to have been restarted.
+    pub const RETRY_BASE: Duration = Duration::from_secs(5);
+    /// The longest wait between attempts.
+    pub const RETRY_MAX: Duration = Duration::from_secs(300);
+    /// The number of attempts; see [`RetryPolicy::limit`].
+    pub const RETRY_LIMIT: i64 = 5;
+
+    /// The defaults, for an operator in `namespace`.
+    pub fn new(namespace: impl Into<String>, identity: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            watch_namespaces: Vec::new(),
+            store_selector: String::new(),
+            identity: identity.into(),
+            leader_lease: Self::LEADER_LEASE,
+            agent_grace: Duration::from_secs(identity::LEASE_DURATION_SECONDS),
+            retry: RetryPolicy {
+                backoff: Backoff { base: Self::RETRY_BASE, limit: Self::RETRY_MAX },
+                limit: Self::RETRY_LIMIT,
+            },
+        }
+    }
+}
