@@ -165,7 +165,14 @@ impl Qcow2Map {
         let mut guest = first_guest;
         for raw in bytes.chunks_exact(if self.header.extended_l2 { 16 } else { 8 }) {
             let (descriptor, bitmap) = (be_u64(raw, 0).unwrap_or(0), be_u64(raw, 8).unwrap_or(0));
-            entries.push(self.check_entry(guest, descriptor, bitmap, input.length())?);
+            // Most entries of a sparse disk are this one.
+            let unallocated = descriptor == 0 && bitmap == 0;
+            let entry = if unallocated {
+                Entry::Zero { kept: None }
+            } else {
+                self.check_entry(guest, descriptor, bitmap, input.length())?
+            };
+            entries.push(entry);
             guest = guest.saturating_add(self.header.cluster_size());
         }
         check_packed_order(&entries)?;
@@ -201,7 +208,9 @@ impl Qcow2Map {
 
     /// Zeros from `guest` on, up to the next L2 table or `end`.
     fn hole(&self, index: usize, guest: u64, end: u64) -> Mapping {
-        let tables = self.l1.get(index..).unwrap_or_default();
+        // Not past `end`: a disk asked for piece by piece would be scanned to its end for every piece.
+        let last = usize::try_from(end.div_ceil(self.span().max(1))).unwrap_or(usize::MAX).min(self.l1.len());
+        let tables = self.l1.get(index..last).unwrap_or_default();
         let absent = tables.iter().position(|offset| *offset != 0).unwrap_or(tables.len());
         let until = self.span().saturating_mul((index as u64).saturating_add(absent as u64));
         Mapping { length: until.min(end).saturating_sub(guest), place: Place::Zero }

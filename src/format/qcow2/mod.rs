@@ -1,8 +1,8 @@
 //! qcow2, versions 2 and 3 (QEMU, docs/interop/qcow2.rst; section names below are that document's).
 //!
 //! ```text
-//! header ─► map (L1, one L2 at a time) ─► entry (what one L2 entry says)      codec (clusters)
-//!              └► claims (who owns which host cluster)
+//! header, judge ─► map (L1, one L2 at a time) ─► entry (what one L2 entry says)      codec (clusters)
+//!                     └► claims (who owns which host cluster)
 //! encode (clusters of one chunk, packed in parallel) ─► layout (places, L1, L2, header) ─► refcounts
 //! ```
 //! Refcounts and snapshots are not read: neither changes what the guest sees. A file that needs another file, or whose
@@ -13,6 +13,7 @@ mod codec;
 mod encode;
 mod entry;
 mod header;
+mod judge;
 mod layout;
 mod map;
 mod pack;
@@ -52,3 +53,8 @@ const MIN_CLUSTER_BITS: u32 = 9;
 const MAX_CLUSTER_BITS: u32 = 21;
 /// Largest L1 table, in bytes: QEMU's own limit.
 const MAX_L1_LENGTH: u64 = 32 << 20;
+
+/// Bytes in a cluster. `bits` is at most `MAX_CLUSTER_BITS` wherever this is called.
+fn cluster_size(bits: u32) -> u64 {
+    1_u64.checked_shl(bits).unwrap_or(u64::MAX)
+}
