@@ -18,7 +18,9 @@ fn backwards(dir: &Path) -> (PathBuf, Vec<u8>) {
     let writes: Vec<String> = (0..768_u32).rev().map(|i| format!("write -P {} {}k 64k", i % 250 + 1, i * 64)).collect();
     for batch in writes.chunks(128) {
         let mut arguments = vec!["-f", "qcow2"];
-        batch.iter().for_each(|command| arguments.extend(["-c", command]));
+        for command in batch {
+            arguments.extend(["-c", command]);
+        }
         arguments.push(&name);
         qemu_io(&arguments).unwrap();
     }
@@ -101,7 +103,9 @@ async fn shared_sectors_far_apart_start_over_with_everything_kept() {
     let writes: Vec<String> = order.map(|i| format!("write -c -s {} {}k 64k", noise.display(), i * 64)).collect();
     for batch in writes.chunks(128) {
         let mut arguments = vec!["-f", "qcow2"];
-        batch.iter().for_each(|command| arguments.extend(["-c", command]));
+        for command in batch {
+            arguments.extend(["-c", command]);
+        }
         arguments.push(name);
         qemu_io(&arguments).unwrap();
     }
