@@ -24,13 +24,12 @@ const SECTOR: usize = 512;
 /// `input` says.
 pub fn open(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Limits) -> Result<Box<dyn DiskMap>> {
     let head = input.read_up_to(0, HEAD_LENGTH)?;
-    let found = settle(detect(&head), declared)?;
-    if head.len() < SECTOR {
-        let message = "a disk has at least one sector of 512 bytes: the source is empty or was cut off";
-        return Err(Violation::new(Rule::NotADisk, "size", head.len(), message).into());
-    }
-    Ok(match found {
+    Ok(match settle(detect(&head), declared)? {
         Reader::Qcow2 => Box::new(Qcow2Map::open(input, &head, limits)?),
+        Reader::Flat(_) if head.len() < SECTOR => {
+            let message = "a disk has at least one sector of 512 bytes: the source is empty or was cut off";
+            return Err(Violation::new(Rule::NotADisk, "size", head.len(), message).into());
+        }
         Reader::Flat(format) => Box::new(RawMap::new(format, input.length(), limits)?),
     })
 }

@@ -13,7 +13,7 @@ use super::{Import, Progress, Transfer, Transferred, deliver::WrittenFile, trans
 use crate::{
     error::{Error, Kind, Result},
     format,
-    io::{Feed, Fetch, Keep, Peeked, Pump, Spill, Window, WindowLimits, feed_from},
+    io::{Feed, Fetch, Keep, Peeked, Pump, ReadAt, Spill, Window, WindowLimits, feed_from},
     model::{ContainerFormat, Digest, DigestAlgorithm, DiskFormat, Evidence, Limits, Received, Rule, Violation},
     source::Opened,
     unpack::{self, UnpackLimits},
@@ -70,6 +70,8 @@ impl Intake {
         };
         let Transferred { manifest, files } = transfer(map.as_mut(), &mut window, job)?;
         let evidence = window.finish().and_then(|()| {
+            // Only now is the length of every stream known, and whether tables reach past it.
+            map.check_length(window.length().unwrap_or(0))?;
             let received = received.lock().unwrap_or_else(PoisonError::into_inner).take();
             received.ok_or_else(|| Error::new(Kind::Internal, "the source's end was not seen"))
         });

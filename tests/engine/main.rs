@@ -9,6 +9,7 @@
 )]
 
 mod failures;
+mod hostile;
 mod layouts;
 mod support;
 mod truth;
