@@ -150,12 +150,17 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 fn open_object(place: &Place, key: &ObjectKey) -> Result<(OwnedFd, StoredImage)> {
     let name = layout::object_name(key)?;
     let root = place.enter()?;
-    let opened = tree::open_directory(&root, &name).map_err(|errno| place.error(&format!("opening {name}"), errno));
-    let opened = opened.and_then(|directory| open_files(place, key, &directory));
-    match opened {
-        // Whatever went wrong: if the name is gone, the object never was or was deleted in the middle of it.
-        Err(_) if matches!(tree::look_up(&root, &name), Ok(None)) => Err(not_found(place, key)),
-        opened => opened,
+    loop {
+        let directory = match tree::open_directory(&root, &name) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Err(not_found(place, key)),
+            Err(errno) => return Err(place.error(&format!("opening {name}"), errno)),
+        };
+        match open_files(place, key, &directory) {
+            // It was deleted in the middle of it, so that its files are gone: what has the name now is looked at instead.
+            Err(_) if !tree::is_named(&root, &name, &directory) => {}
+            opened => return opened,
+        }
     }
 }
 

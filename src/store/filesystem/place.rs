@@ -139,6 +139,8 @@ impl Place {
         let kind = match errno {
             Errno::NOSPC | Errno::DQUOT => Kind::NoSpace,
             Errno::ACCESS | Errno::PERM => Kind::Denied,
+            // Larger than a file may be there: only another store helps.
+            Errno::FBIG => Kind::InvalidInput,
             Errno::ROFS | Errno::STALE | Errno::TIMEDOUT | Errno::NOTCONN | Errno::HOSTDOWN => Kind::Unavailable,
             _ => Kind::Io,
         };

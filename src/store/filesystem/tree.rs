@@ -60,6 +60,16 @@ pub(super) fn look_up(parent: &OwnedFd, name: &str) -> Result<Option<rustix::fs:
     }
 }
 
+/// Whether `name` still leads to `directory`, which was opened by it.
+pub(super) fn is_named(parent: &OwnedFd, name: &str, directory: &OwnedFd) -> bool {
+    match (look_up(parent, name), rustix::fs::fstat(directory)) {
+        (Ok(Some(now)), Ok(then)) => (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino),
+        (Ok(None), _) => false,
+        // Cannot be told: the caller's own error says more than a guess.
+        (Err(_), _) | (_, Err(_)) => true,
+    }
+}
+
 /// The names in a directory, without `.` and `..`. A name that is not UTF-8 is given with its odd bytes replaced: such a name
 /// is never ours, so it is only shown.
 pub(super) fn names(directory: &OwnedFd) -> Result<Vec<String>> {

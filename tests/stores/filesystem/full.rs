@@ -1,6 +1,11 @@
 //! A full disk, on file systems that really are full.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use vitrine::{
     error::Kind,
@@ -73,6 +78,52 @@ fn a_full_ext4_gets_its_room_back() {
         make_ext4(&image, 24);
         mount_ext4(&image, &root);
         block_on(survives_a_full_disk(&root, 24 * MIB));
+    });
+}
+
+#[test]
+fn an_object_longer_than_files_can_be_is_refused() {
+    with_mounts("filesystem::full::an_object_longer_than_files_can_be_is_refused", || {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, root) = (folder.path().join("image"), folder.path().join("root"));
+        fs::create_dir(&root).unwrap();
+        make_ext4(&image, 16);
+        mount_ext4(&image, &root);
+        block_on(async {
+            let store = open(&root);
+            // ext4 has files of at most 16 TiB.
+            let sink = store.create(&key(1), 1, OutputFormat::RAW).await.unwrap();
+            assert_eq!(refused(sink.commit(32 << 40, &proof(0)).await), Kind::InvalidInput);
+            assert!(objects(&root).is_empty());
+        });
+    });
+}
+
+#[test]
+fn what_is_written_reaches_the_disk_before_the_commit() {
+    with_mounts("filesystem::full::what_is_written_reaches_the_disk_before_the_commit", || {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, root) = (folder.path().join("image"), folder.path().join("root"));
+        fs::create_dir(&root).unwrap();
+        make_ext4(&image, 96);
+        mount_ext4(&image, &root);
+        block_on(async {
+            let store = open(&root);
+            // The device is a sparse file: what it has allocated is what the file system has written back.
+            let allocated = || fs::metadata(&image).unwrap().blocks() * 512;
+            let before = allocated();
+            let mut sink = store.create(&key(1), 1, OutputFormat::RAW).await.unwrap();
+            for offset in 0..48 {
+                sink.write_at(offset * MIB, noise(offset, MIB as usize)).await.unwrap();
+            }
+            // The kernel by itself begins after 5 seconds at the earliest, with pages 30 seconds old (vm.dirty_*).
+            let until = Instant::now() + Duration::from_secs(4);
+            while allocated() < before + 30 * MIB {
+                assert!(Instant::now() < until, "only {} bytes reached the disk", allocated() - before);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            sink.abort().await.unwrap();
+        });
     });
 }
 

@@ -36,6 +36,9 @@ async fn only_old_leftovers_are_collected() {
     publish(&store, &key(1), 10, &[]).await;
     set_age(&folder.path().join(key(1).to_string()), 9 * HOUR);
     let (old, young) = (leave_partial(folder.path(), 2, 2 * HOUR), leave_partial(folder.path(), 3, HOUR / 2));
+    // Begun long ago and written to lately.
+    let slow = leave_partial(folder.path(), 5, HOUR / 2);
+    set_age(&folder.path().join(&slow), 9 * HOUR);
     let removed = format!(".removed-{}-00000000000000bb", key(4));
     fs::create_dir(folder.path().join(&removed)).unwrap();
     fs::write(folder.path().join(".scratch-00000000000000cc"), "").unwrap();
@@ -46,7 +49,7 @@ async fn only_old_leftovers_are_collected() {
     assert_eq!(store.sweep(HOUR).await.unwrap(), [old]);
     let mut rest = store.sweep(Duration::ZERO).await.unwrap();
     rest.sort();
-    assert_eq!(rest, [young, removed, ".scratch-00000000000000cc".to_owned()]);
+    assert_eq!(rest, [young, slow, removed, ".scratch-00000000000000cc".to_owned()]);
     assert_eq!(objects(folder.path()), [key(1).to_string()]);
 }
 
