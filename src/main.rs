@@ -12,6 +12,10 @@ use vitrine::{
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
+        Verb::Inspect(inspect) => inspect.run(),
+        Verb::Convert(convert) => convert.run(),
+        Verb::Import(import) => import.run(),
+        Verb::Checksum(checksum) => checksum.run(),
         Verb::Crds(crds) => crds.run(),
         Verb::Operator(operator) => serve(operator.log_json, run_operator(operator)),
     }

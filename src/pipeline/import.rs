@@ -140,7 +140,7 @@ async fn adopt(job: &Import) -> Result<Option<Imported>> {
     Ok(Some(imported(&verified, published)))
 }
 
-fn imported(verified: &Verified, published: Vec<Published>) -> Imported {
+pub fn imported(verified: &Verified, published: Vec<Published>) -> Imported {
     Imported {
         container_format: verified.container_format(),
         disk_format: verified.source_format(),

@@ -10,17 +10,21 @@
 //! memory does not grow with the image.
 
 mod buffers;
+mod convert;
 mod cut;
 mod deliver;
 mod import;
+mod inspect;
 mod intake;
 mod progress;
 mod publish;
 mod transfer;
 mod work;
 
+pub use convert::{ConvertJob, convert, is_plain};
 pub use cut::{Direct, Input};
 pub use deliver::NamedSink;
 pub use import::{Import, Imported, Permit, Published, Target, import};
+pub use inspect::{InspectJob, inspect};
 pub use progress::{Progress, Snapshot, Stage};
 pub use transfer::{Output, Transfer, Transferred, transfer};

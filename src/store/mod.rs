@@ -10,10 +10,12 @@
 //!
 //! `tests/stores` holds the conformance suite that every one of them passes.
 
+pub mod discard;
 pub mod fault;
 pub mod filesystem;
 pub mod limit;
 pub mod memory;
+pub mod plain;
 
 use std::{sync::Arc, time::Duration};
 

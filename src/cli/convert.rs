@@ -1,0 +1,149 @@
+//! `vitrine convert`: an image from anywhere, as a raw or qcow2 file.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::{Args, ValueHint};
+
+use super::{
+    import::{Outcome, key},
+    input::{Fetching, Input},
+    output::Output,
+    progress::Shown,
+    work::{self, interruption, workers},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{Compression, Digest, DiskFormat, Limits, OutputFormat},
+    pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
+    store::plain::PlainFile,
+};
+
+/// One pass: what comes from a URL, from standard input or compressed is decoded while it comes in. Holes and zeros stay holes.
+/// The file appears under its name when it is whole and durable; until then it has a private name beside it.
+#[derive(Args, Debug)]
+pub struct Convert {
+    /// A file, an http or https URL, or - for standard input
+    source: String,
+    /// The file to write
+    #[arg(value_hint = ValueHint::FilePath)]
+    target: PathBuf,
+    #[command(flatten)]
+    form: Form,
+    /// What the source must be; something else is refused
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<DiskFormat>,
+    /// What the source's bytes must hash to, as algorithm:hex; may be given several times
+    #[arg(long = "checksum", value_name = "DIGEST")]
+    checksums: Vec<Digest>,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
+    /// Show no progress and no result
+    #[arg(short, long)]
+    quiet: bool,
+    /// How to show the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    fetching: Fetching,
+}
+
+/// The form of what is written.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Form {
+    /// Format to write: raw or qcow2
+    #[arg(short = 'O', long = "output-format", value_name = "FORMAT", default_value = "raw")]
+    disk_format: DiskFormat,
+    /// Compression of qcow2 clusters: none, zlib or zstd
+    #[arg(short = 'c', long, value_name = "COMPRESSION", default_value = "none")]
+    compression: Compression,
+    /// Size of qcow2 clusters in bytes: a power of two, 512 to 2097152
+    #[arg(long, value_name = "BYTES", default_value_t = OutputFormat::RAW.cluster_size)]
+    cluster_size: u32,
+}
+
+impl Form {
+    /// The form for the engine, which checks the cluster size itself.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it cannot be written.
+    pub fn checked(self) -> Result<OutputFormat> {
+        let Self { disk_format, compression, cluster_size } = self;
+        let wrong = |message: String| Err(Error::new(Kind::InvalidInput, message));
+        match (disk_format, compression) {
+            (DiskFormat::Raw, Compression::None) | (DiskFormat::Qcow2, _) => {
+                Ok(OutputFormat { disk_format, compression, cluster_size })
+            }
+            (DiskFormat::Raw, _) => wrong("raw has no compression: leave out -c, or write qcow2".to_owned()),
+            (other, _) => wrong(format!("{other} is not written: use -O raw or -O qcow2")),
+        }
+    }
+}
+
+impl Convert {
+    /// Converts and prints the result. The exit code is the answer.
+    pub fn run(&self) -> ExitCode {
+        work::run("convert", self.convert_and_print())
+    }
+
+    async fn convert_and_print(&self) -> Result<ExitCode> {
+        let output = self.form.checked()?;
+        let input = Input::parse(&self.source)?;
+        let file = PlainFile::new(&self.target, self.force);
+        file.check()?;
+        let target = Target { store: Arc::new(file), output };
+        let progress = Arc::new(Progress::default());
+        let shown = Shown::start(&progress, self.quiet);
+        let imported = self.convert(&input, target, &progress).await?;
+        drop(shown);
+        if !self.quiet {
+            self.output.print(&Outcome::new(&imported)?)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn convert(&self, input: &Input, target: Target, progress: &Arc<Progress>) -> Result<Imported> {
+        let cancel = interruption()?;
+        // A file whose digest nobody asked for needs not be read where it has holes.
+        if let (Input::File(path), true) = (input, self.checksums.is_empty())
+            && pipeline::is_plain(path)?
+        {
+            let job = self.direct(path, target);
+            return pipeline::convert(job, progress, &cancel).await;
+        }
+        let job = Import {
+            source: input.source(&self.fetching)?,
+            disk_format: self.format,
+            container_format: None,
+            checksums: self.checksums.clone(),
+            key: key()?,
+            attempt: 1,
+            targets: vec![target],
+            require_all: true,
+            permit: None,
+            limits: Limits::default(),
+            scratch: folder_of(&self.target),
+            workers: workers(),
+        };
+        pipeline::import(&job, progress, &cancel).await
+    }
+
+    fn direct(&self, path: &Path, target: Target) -> ConvertJob {
+        ConvertJob {
+            path: path.to_owned(),
+            disk_format: self.format,
+            target,
+            limits: Limits::default(),
+            workers: workers(),
+        }
+    }
+}
+
+/// What has to wait on disk waits where the output goes: there is room for it there, or nowhere.
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}

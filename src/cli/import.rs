@@ -1,0 +1,168 @@
+//! `vitrine import`: exactly what an agent does with an image, on this machine, without a cluster.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, ValueHint};
+use serde::Serialize;
+
+use super::{
+    convert::Form,
+    input::{Fetching, Input},
+    output::{Output, Rows, size},
+    progress::Shown,
+    work::{self, interruption, workers},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{ContainerFormat, Digest, DiskFormat, Limits, ObjectKey},
+    pipeline::{self, Imported, Progress, Target},
+    store::filesystem::{FilesystemOptions, FilesystemStore},
+};
+
+/// Fetches, unpacks, checks, decodes, digests and publishes in one pass, with the digest of the bytes as received and of what a
+/// guest sees. For trying an image before it is declared, for filling a store beforehand, and for measuring.
+#[derive(Args, Debug)]
+pub struct Import {
+    /// A file, an http or https URL, or - for standard input
+    source: String,
+    /// Folder of a filesystem store; an empty one becomes a store
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    store: PathBuf,
+    /// Name of the object in the store: lower-case letters, digits and `-` [default: a random one]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    form: Form,
+    /// What the source must be; something else is refused
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<DiskFormat>,
+    /// What the source's bytes must hash to, as algorithm:hex; may be given several times
+    #[arg(long = "checksum", value_name = "DIGEST")]
+    checksums: Vec<Digest>,
+    /// Show no progress and no result
+    #[arg(short, long)]
+    quiet: bool,
+    /// How to show the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    fetching: Fetching,
+}
+
+impl Import {
+    /// Imports and prints the result. The exit code is the answer.
+    pub fn run(&self) -> ExitCode {
+        work::run("import", self.import())
+    }
+
+    async fn import(&self) -> Result<ExitCode> {
+        let output = self.form.checked()?;
+        let store = FilesystemStore::open("filesystem", &self.store, &FilesystemOptions::default())?;
+        let job = pipeline::Import {
+            source: Input::parse(&self.source)?.source(&self.fetching)?,
+            disk_format: self.format,
+            container_format: None,
+            checksums: self.checksums.clone(),
+            key: self.key()?,
+            attempt: 1,
+            targets: vec![Target { store: Arc::new(store), output }],
+            require_all: true,
+            permit: None,
+            limits: Limits::default(),
+            scratch: std::env::temp_dir(),
+            workers: workers(),
+        };
+        let progress = Arc::new(Progress::default());
+        let shown = Shown::start(&progress, self.quiet);
+        let imported = pipeline::import(&job, &progress, &interruption()?).await?;
+        drop(shown);
+        if !self.quiet {
+            self.output.print(&Outcome::new(&imported)?)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn key(&self) -> Result<ObjectKey> {
+        match &self.name {
+            None => key(),
+            Some(name) => ObjectKey::new(name, 1).ok_or_else(|| {
+                let message = format!("`{name}` cannot be an object's name: use up to 64 of a-z, 0-9 and -");
+                Error::new(Kind::InvalidInput, message)
+            }),
+        }
+    }
+}
+
+/// A key that nothing else has.
+///
+/// # Errors
+/// None that can happen.
+pub fn key() -> Result<ObjectKey> {
+    let name = format!("cli-{:032x}", rand::random::<u128>());
+    ObjectKey::new(&name, 1).ok_or_else(|| Error::new(Kind::Internal, format!("{name} is no object name")))
+}
+
+/// What became of an import or a conversion.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// What the source's disk format was.
+    disk_format: DiskFormat,
+    /// What was around it.
+    container_format: ContainerFormat,
+    /// Size of the guest's disk in bytes.
+    virtual_size: u64,
+    /// Bytes received.
+    size: u64,
+    /// Their digests.
+    digests: Vec<Digest>,
+    /// Digest of what the guest sees.
+    content_digest: Digest,
+    /// Where it is.
+    url: String,
+    /// Length of what was written, holes included.
+    length: u64,
+    /// Bytes that it takes.
+    allocated_size: u64,
+}
+
+impl Outcome {
+    /// What `imported`, which had one target, says.
+    ///
+    /// # Errors
+    /// What that target said.
+    pub fn new(imported: &Imported) -> Result<Self> {
+        let stat = imported.published.iter().find_map(|published| published.result.as_ref().ok());
+        let stat = stat.ok_or_else(|| Error::new(Kind::Internal, "nothing was published"))?;
+        Ok(Self {
+            disk_format: imported.disk_format,
+            container_format: imported.container_format,
+            virtual_size: imported.virtual_size,
+            size: imported.received.length,
+            digests: imported.received.digests.clone(),
+            content_digest: imported.content_digest.clone(),
+            url: stat.url.clone(),
+            length: stat.image.length,
+            allocated_size: stat.allocated_size,
+        })
+    }
+}
+
+impl Rows for Outcome {
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = vec![
+            ("disk format", self.disk_format.to_string()),
+            ("container format", self.container_format.to_string()),
+            ("virtual size", size(self.virtual_size)),
+            ("size", size(self.size)),
+        ];
+        rows.extend(self.digests.iter().map(|digest| ("digest", digest.to_string())));
+        rows.extend([
+            ("content digest", self.content_digest.to_string()),
+            ("written to", self.url.clone()),
+            ("length", size(self.length)),
+            ("allocated", size(self.allocated_size)),
+        ]);
+        rows
+    }
+}

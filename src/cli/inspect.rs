@@ -1,0 +1,77 @@
+//! `vitrine inspect`: what an image is, and every reason to refuse it that its tables show.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{
+    input::{Fetching, Input},
+    output::{Output, Rows, size},
+    work::{self, REFUSED, interruption},
+};
+use crate::{
+    error::Result,
+    model::{DiskFormat, Inspection, Limits, Verdict},
+    pipeline::{self, InspectJob},
+};
+
+/// Reads headers and tables, not the data between them: a file or URL that can be read by range is not read whole. What is
+/// compressed as a whole (gzip, xz, zstd, bzip2) is unpacked and inspected inside; that, standard input, and servers without
+/// ranges are read to the end.
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// A file, an http or https URL, or - for standard input
+    image: String,
+    /// What it must be; something else is refused
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<DiskFormat>,
+    /// How to show the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    fetching: Fetching,
+}
+
+impl Inspect {
+    /// Inspects and prints. The exit code is the answer.
+    pub fn run(&self) -> ExitCode {
+        work::run("inspect", self.inspect())
+    }
+
+    async fn inspect(&self) -> Result<ExitCode> {
+        let job = InspectJob {
+            source: Input::parse(&self.image)?.source(&self.fetching)?,
+            disk_format: self.format,
+            limits: Limits::default(),
+            scratch: std::env::temp_dir(),
+        };
+        let inspection = pipeline::inspect(job, &interruption()?).await?;
+        self.output.print(&inspection)?;
+        Ok(match inspection.verdict {
+            Verdict::Accepted => ExitCode::SUCCESS,
+            Verdict::Refused => ExitCode::from(REFUSED),
+        })
+    }
+}
+
+impl Rows for Inspection {
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let unknown = || "unknown".to_owned();
+        let mut rows = vec![
+            ("disk format", self.disk_format.map_or_else(unknown, |format| format.to_string())),
+            ("container format", self.container_format.to_string()),
+            ("virtual size", self.virtual_size.map_or_else(unknown, size)),
+            ("size", self.size.map_or_else(unknown, size)),
+        ];
+        match self.verdict {
+            Verdict::Accepted => rows.push(("verdict", "accepted".to_owned())),
+            Verdict::Refused => rows.push(("verdict", "refused".to_owned())),
+        }
+        for (number, reason) in self.reasons.iter().enumerate() {
+            let name = if number == 0 { "reasons" } else { "" };
+            rows.push((name, format!("{}: {} = {}", reason.rule, reason.field, reason.value)));
+            rows.push(("", format!("  {}", reason.message)));
+        }
+        rows
+    }
+}

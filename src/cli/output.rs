@@ -1,0 +1,109 @@
+//! How results are shown: a table for people, JSON and YAML for programs.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result};
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people; may change
+    #[default]
+    Table,
+    /// For programs
+    Json,
+    /// For programs
+    Yaml,
+}
+
+/// A result in rows of name and value.
+pub trait Rows {
+    /// The rows, in order. A name may be empty, to go on with the row above.
+    fn rows(&self) -> Vec<(&'static str, String)>;
+}
+
+impl Output {
+    /// Writes `value` to standard output.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn print(self, value: &(impl Serialize + Rows)) -> Result<()> {
+        let fault = |e: String| Error::new(Kind::Internal, format!("writing the result as text: {e}"));
+        let text = match self {
+            Self::Table => table(&value.rows()),
+            Self::Json => serde_json::to_string_pretty(value).map_err(|e| fault(e.to_string()))? + "\n",
+            Self::Yaml => serde_yaml::to_string(value).map_err(|e| fault(e.to_string()))?,
+        };
+        write(&text)
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("writing to standard output", e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn table(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().fold(String::new(), |mut text, (name, value)| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:width$}  {}", printable(value));
+        text
+    })
+}
+
+/// `text` with what could move a terminal's cursor or hide something replaced: parts of messages come from images.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// `bytes` for people, in powers of 1024, with the exact number where that is another.
+pub fn size(bytes: u64) -> String {
+    let short = short_size(bytes);
+    if bytes < 1024 { short } else { format!("{short} ({bytes})") }
+}
+
+/// `bytes` for people, in powers of 1024.
+pub fn short_size(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 5] = [(50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    for (shift, unit) in UNITS {
+        if bytes >> shift > 0 {
+            let tenths = u128::from(bytes).saturating_mul(10) >> shift;
+            return format!("{}.{} {unit}", tenths / 10, tenths % 10).replace(".0 ", " ");
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1024), "1 KiB (1024)");
+        assert_eq!(size(10 << 30), "10 GiB (10737418240)");
+        assert_eq!(short_size((1 << 30) + (512 << 20)), "1.5 GiB");
+        assert_eq!(short_size(u64::MAX), "16383.9 PiB");
+    }
+
+    #[test]
+    fn nothing_from_an_image_reaches_the_terminal_raw() {
+        let rows = [("a", "\u{1b}[2Jx\ny".to_owned())];
+        assert_eq!(table(&rows), "a  \u{fffd}[2Jx\u{fffd}y\n");
+    }
+}

@@ -1,0 +1,268 @@
+//! Conversion of a local file: the same pass as an import, but reading where the data is instead of from end to end.
+//!
+//! Nobody asked for the digest of the file's bytes here, so holes need not be read at all; that, and reading in the guest's order
+//! without a window, is all that differs.
+
+use std::{
+    fs::{File, Metadata},
+    ops::Range,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rustix::{fs::SeekFrom, io::Errno};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Direct, Imported, Output, Progress, Stage, Target, Transfer, Transferred,
+    deliver::{NamedSink, WrittenFile},
+    import::imported,
+    publish::{join_sinks, publish},
+    transfer::{Failed, transfer},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    format::{self, DiskMap, Mapping, Place},
+    io::{FileReader, ReadAt},
+    model::{ContainerFormat, DiskFormat, Evidence, Limits, ObjectKey, Received, Verified},
+    unpack,
+};
+
+/// A conversion to be done.
+pub struct ConvertJob {
+    /// The file or block device; `is_plain` holds for it.
+    pub path: PathBuf,
+    /// What the user says it is; `None` for whatever is found.
+    pub disk_format: Option<DiskFormat>,
+    /// Where it goes.
+    pub target: Target,
+    /// Bounds.
+    pub limits: Limits,
+    /// Threads that unpack, hash and encode.
+    pub workers: usize,
+}
+
+/// Whether `path` can be read by offset and is not compressed as a whole.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn is_plain(path: &Path) -> Result<bool> {
+    let kind = path.metadata().map_err(|e| Error::io(format!("opening {}", path.display()), e))?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Ok(false);
+    }
+    let head = FileReader::open(path)?.read_up_to(0, unpack::HEAD)?;
+    Ok(unpack::detect(&head).is_none())
+}
+
+/// Converts a file. The result tells no digest of the bytes received.
+///
+/// # Errors
+/// The first thing that went wrong; nothing is left behind then.
+pub async fn convert(job: ConvertJob, progress: &Arc<Progress>, cancel: &CancellationToken) -> Result<Imported> {
+    let ConvertJob { path, disk_format, target, limits, workers } = job;
+    let source = Plain::open(&path, progress)?;
+    progress.enter(Stage::Transferring);
+    let store = target.store.name().to_owned();
+    let key = ObjectKey::new("convert", 1).ok_or_else(|| Error::new(Kind::Internal, "a name that is none"))?;
+    let sink = target.store.create(&key, 1, target.output).await?;
+    let encoder = format::encoder(target.output)?.into();
+    let stop = cancel.child_token();
+    let outputs = vec![Output { encoder, sinks: vec![NamedSink { store, sink }] }];
+    let (progress_of_work, cancel) = (progress.clone(), stop.clone());
+    let work = Transfer { outputs, require_all: true, limits, workers, progress: progress_of_work, cancel };
+    // If this future is dropped, the guard ends the threads.
+    let _guard = stop.drop_guard();
+    let handle = Handle::current();
+    let done = tokio::task::spawn_blocking(move || move_all(source, &handle, disk_format, work)).await;
+    let done = done.map_err(|e| Error::with_source(Kind::Internal, "the conversion's thread failed", e))?;
+    let (files, evidence) = match done {
+        Ok(done) => done,
+        Err(failed) => return Err(failed.settle().await),
+    };
+    let mut published = Vec::new();
+    let sinks = join_sinks(files, true, &mut published).await?;
+    progress.enter(Stage::Publishing);
+    let verified = Verified::try_from(evidence)?;
+    publish(sinks, &verified, true, &mut published).await?;
+    Ok(imported(&verified, published))
+}
+
+type Moved = (Vec<WrittenFile>, Evidence);
+
+fn move_all(source: Plain, handle: &Handle, declared: Option<DiskFormat>, job: Transfer) -> Result<Moved, Failed> {
+    let _runtime = handle.enter();
+    let Plain { path, before, mut reader, holes } = source;
+    let map = match format::open(&mut reader, declared, &job.limits) {
+        Ok(map) => map,
+        Err(error) => return Err(Failed::before(error, job)),
+    };
+    let mut map = Sparse { inner: map, file: holes, data: 0..0, hole: 0..0 };
+    let source_format = map.format();
+    let length = reader.length().unwrap_or(0);
+    let Transferred { manifest, files } = transfer(&mut map, &mut Direct(reader), job)?;
+    if let Err(error) = check_unchanged(&path, &before) {
+        return Err(Failed::after(error, files));
+    }
+    let evidence = Evidence {
+        received: Received { length, digests: Vec::new() },
+        declared: Vec::new(),
+        source_format,
+        container_format: ContainerFormat::Bare,
+        violations: Vec::new(),
+        manifest,
+    };
+    Ok((files, evidence))
+}
+
+/// A local file in the hands of a conversion.
+struct Plain {
+    path: PathBuf,
+    before: Metadata,
+    reader: Counted,
+    holes: File,
+}
+
+impl Plain {
+    fn open(path: &Path, progress: &Arc<Progress>) -> Result<Self> {
+        let wrap = |e| Error::io(format!("opening {}", path.display()), e);
+        let holes = File::open(path).map_err(wrap)?;
+        let before = holes.metadata().map_err(wrap)?;
+        let inner = FileReader::open(path)?;
+        // What is read is what is allocated, never more than the length; a block device tells no blocks.
+        let allocated = before.blocks().saturating_mul(512);
+        let length = inner.length().unwrap_or(0);
+        progress.enter(Stage::Connecting);
+        progress.expect(Some(if before.is_file() { length.min(allocated) } else { length }));
+        Ok(Self { path: path.to_owned(), before, reader: Counted { inner, progress: progress.clone() }, holes })
+    }
+}
+
+fn check_unchanged(path: &Path, before: &Metadata) -> Result<()> {
+    let after = path.metadata().map_err(|e| Error::io(format!("looking at {}", path.display()), e))?;
+    let state = |m: &Metadata| (m.ino(), m.len(), m.mtime(), m.mtime_nsec());
+    if !before.is_file() || state(before) == state(&after) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Changed, format!("{}: the file was written to while it was read", path.display())))
+}
+
+/// Counts what is read.
+struct Counted {
+    inner: FileReader,
+    progress: Arc<Progress>,
+}
+
+impl ReadAt for Counted {
+    fn length(&self) -> Option<u64> {
+        self.inner.length()
+    }
+
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let bytes = self.inner.read_up_to(offset, length)?;
+        self.progress.receive(bytes.len() as u64);
+        Ok(bytes)
+    }
+}
+
+/// A map that knows the file's holes: what the format calls data there is zeros.
+struct Sparse {
+    inner: Box<dyn DiskMap>,
+    file: File,
+    /// The last stretches the file system told, in bytes of the file.
+    data: Range<u64>,
+    hole: Range<u64>,
+}
+
+impl Sparse {
+    /// The end of the stretch that begins at or before `host`, and whether it is a hole; `None` where it cannot be told, which
+    /// is also the case past the file's end: there the format says what is missing.
+    fn stretch(&mut self, host: u64) -> Option<(u64, bool)> {
+        if self.data.contains(&host) {
+            return Some((self.data.end, false));
+        }
+        if self.hole.contains(&host) {
+            return Some((self.hole.end, true));
+        }
+        let start = match rustix::fs::seek(&self.file, SeekFrom::Data(host)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => rustix::fs::seek(&self.file, SeekFrom::End(0)).ok()?,
+            Err(_) => return None,
+        };
+        if start > host {
+            self.hole = host..start;
+            return Some((start, true));
+        }
+        let end = rustix::fs::seek(&self.file, SeekFrom::Hole(host)).ok().filter(|end| *end > host)?;
+        self.data = host..end;
+        Some((end, false))
+    }
+}
+
+impl DiskMap for Sparse {
+    fn format(&self) -> DiskFormat {
+        self.inner.format()
+    }
+
+    fn virtual_size(&self) -> Option<u64> {
+        self.inner.virtual_size()
+    }
+
+    fn check_length(&self, length: u64) -> Result<()> {
+        self.inner.check_length(length)
+    }
+
+    fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
+        let mapping = self.inner.resolve(input, guest, most)?;
+        let Place::Raw { host } = mapping.place else { return Ok(mapping) };
+        Ok(match self.stretch(host) {
+            None => mapping,
+            Some((end, hole)) => Mapping {
+                length: mapping.length.min(end.saturating_sub(host)),
+                place: if hole { Place::Zero } else { mapping.place },
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    /// Resolves a file as raw and gives the stretches: length, and whether it is data.
+    fn stretches(file: &File, path: &Path) -> Vec<(u64, bool)> {
+        let mut reader = FileReader::open(path).unwrap();
+        let inner = format::open(&mut reader, Some(DiskFormat::Raw), &Limits::default()).unwrap();
+        let size = inner.virtual_size().unwrap();
+        let mut map = Sparse { inner, file: file.try_clone().unwrap(), data: 0..0, hole: 0..0 };
+        let (mut found, mut guest) = (Vec::new(), 0);
+        while guest < size {
+            let mapping = map.resolve(&mut reader, guest, size - guest).unwrap();
+            guest += mapping.length;
+            found.push((mapping.length, mapping.place != Place::Zero));
+        }
+        found
+    }
+
+    #[test]
+    fn holes_are_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(64 << 20).unwrap();
+        file.as_file().write_all_at(&vec![1; 1 << 20], 16 << 20).unwrap();
+        file.as_file().sync_all().unwrap();
+        let found = stretches(file.as_file(), file.path());
+        assert_eq!(found, [(16 << 20, false), (1 << 20, true), (47 << 20, false)]);
+    }
+
+    #[test]
+    fn a_file_without_holes_is_all_data() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().write_all_at(&vec![1; 3 << 20], 0).unwrap();
+        assert_eq!(stretches(file.as_file(), file.path()), [(3 << 20, true)]);
+    }
+}

@@ -1,0 +1,232 @@
+//! Inspection of any source: by range where it can be asked for ranges, else by reading it to its end.
+//!
+//! What is refused here is what an import would refuse before it moves data; knows the stages, not the formats.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::intake::check_length;
+use crate::{
+    error::{Error, Kind, Result},
+    format,
+    io::{Feed, Peeked, Pump, ReadAt, Spill, feed_from},
+    model::{ContainerFormat, DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
+    source::{Opened, RangeReader, Source},
+    unpack::{self, UnpackLimits},
+};
+
+/// Bytes looked at to tell what a stream is: as much as formats look at.
+const HEAD: usize = 64 << 10;
+/// Least and most bytes fetched at once. Tables are 64 KiB in most images, and a round trip takes as long as a MiB on an
+/// ordinary link, so more is fetched only where one read follows close behind another.
+const FETCH: Range = Range { least: 64 << 10, most: 1 << 20 };
+/// Bytes of a stream on their way.
+const AHEAD: usize = 4 << 20;
+
+struct Range {
+    least: u64,
+    most: u64,
+}
+
+/// An inspection to be done.
+pub struct InspectJob {
+    /// What to look at.
+    pub source: Arc<dyn Source>,
+    /// What the user says it is; `None` for whatever is found.
+    pub disk_format: Option<DiskFormat>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Folder for what has to wait on disk.
+    pub scratch: PathBuf,
+}
+
+/// What the source holds, and every reason to refuse it that can be told without moving its data.
+///
+/// # Errors
+/// If it could not be told.
+pub async fn inspect(job: InspectJob, cancel: &CancellationToken) -> Result<Inspection> {
+    let stopped = || Error::new(Kind::Cancelled, "the inspection was interrupted");
+    let opened = cancel.run_until_cancelled(job.source.open()).await.ok_or_else(stopped)??;
+    if let Err(error) = check_length(opened.length, &job.limits) {
+        return refused(None, ContainerFormat::Bare, opened.length, error);
+    }
+    let (handle, stop) = (Handle::current(), cancel.child_token());
+    let _guard = stop.clone().drop_guard();
+    let looking = tokio::task::spawn_blocking(move || look(&job, opened, &handle, stop));
+    match cancel.run_until_cancelled(looking).await {
+        None => Err(stopped()),
+        Some(done) => done.map_err(|e| Error::with_source(Kind::Internal, "the inspection's thread failed", e))?,
+    }
+}
+
+fn look(job: &InspectJob, opened: Opened, handle: &Handle, stop: CancellationToken) -> Result<Inspection> {
+    if let (Some(ranges), Some(length)) = (opened.ranges.clone(), opened.length) {
+        let mut input = Ranged { ranges, length, handle: handle.clone(), held: (0, Bytes::new()), fetch: FETCH.least };
+        let head = input.read_up_to(0, unpack::HEAD)?;
+        if unpack::detect(&head).is_none() {
+            return format::inspect(&mut input, job.disk_format, &job.limits);
+        }
+    }
+    let size = opened.length;
+    let feed = Peeked::new(feed_from(opened.stream, handle, AHEAD, stop), HEAD)?;
+    let Some(packing) = unpack::detect(feed.head()) else {
+        return Stream { job, feed }.inspect();
+    };
+    let mut inspection =
+        unpacked(job, packing, feed).or_else(|e| refused(None, ContainerFormat::Compressed, size, e))?;
+    inspection.container_format = ContainerFormat::Compressed;
+    inspection.size = size;
+    Ok(inspection)
+}
+
+fn unpacked(job: &InspectJob, packing: unpack::Packing, feed: impl Feed + 'static) -> Result<Inspection> {
+    let unpacker = unpack::unpacker(packing, Box::new(feed), UnpackLimits::new(&job.limits));
+    let feed = Peeked::new(Pump::start("vitrine-unpack", unpacker)?, HEAD)?;
+    unpack::check_not_nested(packing, feed.head())?;
+    Stream { job, feed }.inspect()
+}
+
+/// A refusal, if `error` is one.
+fn refused(
+    disk_format: Option<DiskFormat>,
+    container_format: ContainerFormat,
+    size: Option<u64>,
+    error: Error,
+) -> Result<Inspection> {
+    let Some(violation) = error.violation().cloned() else { return Err(error) };
+    let (verdict, reasons) = (Verdict::Refused, vec![violation]);
+    Ok(Inspection { disk_format, container_format, virtual_size: None, size, verdict, reasons })
+}
+
+/// A stream without ranges.
+struct Stream<'a, F> {
+    job: &'a InspectJob,
+    feed: Peeked<F>,
+}
+
+impl<F: Feed> Stream<'_, F> {
+    fn inspect(self) -> Result<Inspection> {
+        let mut head = Head(Bytes::copy_from_slice(self.feed.head()));
+        // A flat disk has no tables: its length is all that is to be learned from the rest.
+        match format::open(&mut head, self.job.disk_format, &self.job.limits) {
+            Ok(map) if map.virtual_size().is_none() => self.measure(map.format()),
+            Ok(_) | Err(_) => self.spool(),
+        }
+    }
+
+    fn measure(mut self, disk_format: DiskFormat) -> Result<Inspection> {
+        let (mut length, most) = (0_u64, self.job.limits.max_virtual_size);
+        while let Some(piece) = self.feed.next()? {
+            length = length.saturating_add(piece.len() as u64);
+            if length > most {
+                let message = format!("the disk is larger than the {most} bytes allowed");
+                let violation =
+                    Violation::new(Rule::VirtualSizeLimit, "virtual size", format!("more than {most}"), message);
+                return refused(Some(disk_format), ContainerFormat::Bare, None, violation.into());
+            }
+        }
+        Ok(Inspection {
+            disk_format: Some(disk_format),
+            container_format: ContainerFormat::Bare,
+            virtual_size: Some(length),
+            size: Some(length),
+            verdict: Verdict::Accepted,
+            reasons: Vec::new(),
+        })
+    }
+
+    /// Writes all of it to a file that has no name, and inspects that.
+    fn spool(mut self) -> Result<Inspection> {
+        let mut spool = Spool { spill: Spill::new(&self.job.scratch, self.job.limits.max_spill), length: 0 };
+        while let Some(piece) = self.feed.next()? {
+            spool.spill.keep(spool.length, &piece)?;
+            spool.length = spool.length.saturating_add(piece.len() as u64);
+        }
+        format::inspect(&mut spool, self.job.disk_format, &self.job.limits)
+    }
+}
+
+/// The first bytes of a stream whose length is not known.
+struct Head(Bytes);
+
+impl ReadAt for Head {
+    fn length(&self) -> Option<u64> {
+        None
+    }
+
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        Ok(part(&self.0, offset, length))
+    }
+}
+
+/// Up to `length` of `bytes` at `offset`.
+fn part(bytes: &Bytes, offset: u64, length: usize) -> Bytes {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(start..start.saturating_add(length).min(bytes.len()))
+}
+
+/// A whole stream on disk.
+struct Spool {
+    spill: Spill,
+    length: u64,
+}
+
+impl ReadAt for Spool {
+    fn length(&self) -> Option<u64> {
+        Some(self.length)
+    }
+
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let available = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; length.min(available)];
+        if !buffer.is_empty() {
+            self.spill.read(offset, &mut buffer)?;
+        }
+        Ok(buffer.into())
+    }
+}
+
+/// A source that is read by range, with a little read ahead.
+struct Ranged {
+    ranges: Arc<dyn RangeReader>,
+    length: u64,
+    handle: Handle,
+    /// What was fetched last, and where it stands.
+    held: (u64, Bytes),
+    /// How much to fetch next.
+    fetch: u64,
+}
+
+impl Ranged {
+    fn held(&self, offset: u64, length: u64) -> Option<Bytes> {
+        let (start, bytes) = &self.held;
+        let skip = offset.checked_sub(*start)?;
+        let whole = skip.checked_add(length)? <= bytes.len() as u64;
+        whole.then(|| part(bytes, skip, usize::try_from(length).unwrap_or(usize::MAX)))
+    }
+}
+
+impl ReadAt for Ranged {
+    fn length(&self) -> Option<u64> {
+        Some(self.length)
+    }
+
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let wanted = (length as u64).min(self.length.saturating_sub(offset));
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        if let Some(bytes) = self.held(offset, wanted) {
+            return Ok(bytes);
+        }
+        let end = self.held.0.saturating_add(self.held.1.len() as u64);
+        let close = offset >= self.held.0 && offset <= end.saturating_add(FETCH.most);
+        self.fetch = if close { self.fetch.saturating_mul(2).min(FETCH.most) } else { FETCH.least };
+        let ask = wanted.max(self.fetch).min(self.length.saturating_sub(offset));
+        self.held = (offset, self.handle.block_on(self.ranges.read_range(offset, ask))?);
+        Ok(part(&self.held.1, 0, usize::try_from(wanted).unwrap_or(usize::MAX)))
+    }
+}

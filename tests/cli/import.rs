@@ -1,0 +1,39 @@
+//! `vitrine import`.
+
+use std::process::Command;
+
+use vitrine_harness::{Fault, FaultServer, Route};
+
+use crate::program::{assert_same_disk, debian, names, run};
+
+#[test]
+fn a_url_becomes_a_verified_object() {
+    let store = tempfile::tempdir().unwrap();
+    let folder = store.path().to_str().unwrap();
+    let path = debian("zlib.qcow2");
+    let sum = Command::new("sha256sum").arg(&path).output().unwrap();
+    let checksum = format!("sha256:{}", std::str::from_utf8(&sum.stdout).unwrap().split(' ').next().unwrap());
+    let server = FaultServer::start().unwrap();
+    server.put("/disk", Route::file(&path).unwrap().only(1, Fault::CutAfter(1 << 20)));
+    let url = server.url("/disk");
+    let ran =
+        run(["import", &url, "--store", folder, "--name", "debian", "--checksum", &checksum, "-o", "json"]).expect(0);
+    let outcome = ran.json();
+    assert_eq!((&outcome["diskFormat"], &outcome["virtualSize"]), (&"qcow2".into(), &(320_u64 << 20).into()));
+    assert_eq!(outcome["digests"][0], checksum.as_str());
+    assert!(outcome["allocatedSize"].as_u64().unwrap() < 160 << 20, "{outcome}");
+    assert_same_disk(&store.path().join("debian-r1/data"), "raw", &debian("disk.raw"), "raw");
+}
+
+#[test]
+fn a_wrong_checksum_leaves_nothing() {
+    let store = tempfile::tempdir().unwrap();
+    let path = debian("grub-rescue.iso");
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let store_argument = store.path().to_str().unwrap();
+    let ran = run(["import", path.to_str().unwrap(), "--store", store_argument, "--name", "iso", "--checksum", &wrong]);
+    let ran = ran.expect(3);
+    assert!(ran.stderr.contains("checksum-mismatch"), "{}", ran.stderr);
+    let left: Vec<_> = names(store.path()).into_iter().filter(|name| !name.starts_with('.')).collect();
+    assert_eq!(left, Vec::<String>::new());
+}

@@ -1,0 +1,136 @@
+//! `vitrine inspect`.
+
+use serde_json::Value;
+use vitrine_harness::{Fault, FaultServer, Route};
+
+use crate::program::{debian, hostile, run, run_with_input};
+
+const DISK: u64 = 320 << 20;
+
+fn inspect(image: &str) -> (i32, Value) {
+    let ran = run(["inspect", image, "-o", "json"]);
+    assert_ne!(ran.code, 1, "{}", ran.stderr);
+    (ran.code, ran.json())
+}
+
+/// Every variant of the Debian disk and the ISO, by name, disk format and container format.
+const GOOD: [(&str, &str, &str); 16] = [
+    ("disk.raw", "raw", "bare"),
+    ("plain.qcow2", "qcow2", "bare"),
+    ("v2.qcow2", "qcow2", "bare"),
+    ("cluster-512.qcow2", "qcow2", "bare"),
+    ("extended-l2.qcow2", "qcow2", "bare"),
+    ("snapshot.qcow2", "qcow2", "bare"),
+    ("zlib.qcow2", "qcow2", "bare"),
+    ("v2-zlib.qcow2", "qcow2", "bare"),
+    ("zstd.qcow2", "qcow2", "bare"),
+    ("cluster-2m-zlib.qcow2", "qcow2", "bare"),
+    ("extended-l2-zlib.qcow2", "qcow2", "bare"),
+    ("disk.raw.gz", "raw", "compressed"),
+    ("disk.raw.xz", "raw", "compressed"),
+    ("disk.raw.zst", "raw", "compressed"),
+    ("disk.raw.bz2", "raw", "compressed"),
+    ("grub-rescue.iso", "iso", "bare"),
+];
+
+#[test]
+fn good_images_are_accepted_as_what_they_are() {
+    for (name, disk, container) in GOOD {
+        let path = debian(name);
+        let (code, found) = inspect(path.to_str().unwrap());
+        assert_eq!(code, 0, "{name}: {found}");
+        assert_eq!((&found["verdict"], &found["diskFormat"]), (&"accepted".into(), &disk.into()), "{name}: {found}");
+        assert_eq!(found["containerFormat"], container, "{name}");
+        assert_eq!(found["size"], path.metadata().unwrap().len(), "{name}");
+        assert_eq!(found["reasons"], Value::Array(vec![]), "{name}");
+        let size = if disk == "iso" { path.metadata().unwrap().len() } else { DISK };
+        assert_eq!(found["virtualSize"], size, "{name}");
+    }
+}
+
+#[test]
+fn hostile_files_are_refused_by_their_rule() {
+    let (folder, cases) = hostile();
+    let mut wrong = Vec::new();
+    for case in cases {
+        let name = case["file"].as_str().unwrap();
+        let (code, found) = inspect(folder.join(name).to_str().unwrap());
+        // What only the data shows is found by an import, and may be found here.
+        let tables = case["found"] == "tables";
+        let refused = code == 3;
+        let rule = &found["reasons"][0]["rule"];
+        let rules: Vec<_> = case["also"].as_array().unwrap().iter().chain([&case["rule"]]).collect();
+        let right = match case["expect"].as_str().unwrap() {
+            "accepted" => code == 0 && found["virtualSize"] == case["virtualSize"],
+            _ => (refused && rules.contains(&rule)) || (code == 0 && !tables),
+        };
+        if !right || refused != (found["verdict"] == "refused") {
+            wrong.push(format!("{case}\n  exit {code}: {found}"));
+        }
+    }
+    assert!(cases.len() > 50, "{} cases", cases.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn reasons_tell_rule_field_value_and_what_to_do() {
+    let (folder, cases) = hostile();
+    let case = cases.iter().find(|case| case["rule"] == "backing-file").unwrap();
+    let path = folder.join(case["file"].as_str().unwrap());
+    let (_, found) = inspect(path.to_str().unwrap());
+    for field in ["rule", "field", "value", "message"] {
+        assert!(found["reasons"][0][field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {found}");
+    }
+    let yaml = run(["inspect", path.to_str().unwrap(), "-o", "yaml"]).expect(3);
+    let read: Value = serde_yaml::from_str(&yaml.stdout).unwrap();
+    assert_eq!(read, found);
+    let table = run(["inspect", path.to_str().unwrap()]).expect(3);
+    assert!(table.stdout.contains("verdict           refused\n"), "{}", table.stdout);
+    assert!(table.stdout.contains("backing-file"), "{}", table.stdout);
+}
+
+#[test]
+fn the_declared_format_must_be_the_found_one() {
+    let zlib = debian("zlib.qcow2");
+    let found = run(["inspect", zlib.to_str().unwrap(), "-f", "raw", "-o", "json"]).expect(3).json();
+    assert_eq!(found["reasons"][0]["rule"], "format-mismatch");
+    run(["inspect", zlib.to_str().unwrap(), "-f", "qcow2"]).expect(0);
+}
+
+#[test]
+fn what_cannot_be_told_is_no_verdict() {
+    let ran = run(["inspect", "/nowhere/x.qcow2", "-o", "json"]).expect(1);
+    assert!(ran.stdout.is_empty(), "{}", ran.stdout);
+    assert!(ran.stderr.contains("/nowhere/x.qcow2"), "{}", ran.stderr);
+    run(["inspect", "/"]).expect(1);
+    run(["inspect", "ftp://127.0.0.1/x"]).expect(1);
+    run(["inspect"]).expect(2);
+    let server = FaultServer::start().unwrap();
+    server.put("/gone", Route::status(404));
+    run(["inspect", &server.url("/gone")]).expect(1);
+}
+
+#[test]
+fn a_url_is_read_by_ranges() {
+    let path = debian("plain.qcow2");
+    let server = FaultServer::start().unwrap();
+    server.put("/disk", Route::file(&path).unwrap());
+    let (code, found) = inspect(&server.url("/disk"));
+    assert_eq!((code, &found["virtualSize"]), (0, &DISK.into()), "{found}");
+    let sent = server.sent("/disk");
+    let length = path.metadata().unwrap().len();
+    assert!(sent < length / 4, "{sent} bytes of {length} were sent to read the tables");
+}
+
+#[test]
+fn a_server_without_ranges_and_standard_input_do_as_well() {
+    let server = FaultServer::start().unwrap();
+    server.put("/disk", Route::file(&debian("zlib.qcow2")).unwrap().always(Fault::IgnoreRange));
+    let (code, found) = inspect(&server.url("/disk"));
+    assert_eq!((code, &found["diskFormat"], &found["virtualSize"]), (0, &"qcow2".into(), &DISK.into()), "{found}");
+    let zstd = std::fs::read(debian("zstd.qcow2")).unwrap();
+    let found = run_with_input(&["inspect", "-", "-o", "json"], &zstd).expect(0).json();
+    assert_eq!((&found["diskFormat"], &found["virtualSize"]), (&"qcow2".into(), &DISK.into()), "{found}");
+    let cut = run_with_input(&["inspect", "-", "-o", "json"], &zstd[..zstd.len() / 2]).expect(3).json();
+    assert_eq!(cut["verdict"], "refused", "{cut}");
+}
