@@ -10,6 +10,7 @@
 //! {cache, peer} → api → kube → {controller, agent, http, cli} → telemetry → main`.
 //! Modules in one pair of braces never import each other.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controller;

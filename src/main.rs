@@ -1,12 +1,14 @@
 //! The `vitrine` program: parse, call, exit.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
 use clap::Parser as _;
 use vitrine::{
-    cli::{Cli, Operator, Verb},
+    agent::{self, LeaseTiming},
+    cli::{Agent, Cli, Operator, Verb},
     controller::{self, Settings},
-    kube::{Result, client, signal},
+    kube::{client, signal},
+    source::{Patience, ProxySettings},
     telemetry::{self, LogFormat},
 };
 
@@ -16,13 +18,17 @@ fn main() -> ExitCode {
         Verb::Convert(convert) => convert.run(),
         Verb::Import(import) => import.run(),
         Verb::Checksum(checksum) => checksum.run(),
+        Verb::Agent(agent) => serve(agent.log_json, run_agent(&agent)),
         Verb::Crds(crds) => crds.run(),
         Verb::Operator(operator) => serve(operator.log_json, run_operator(operator)),
     }
 }
 
+/// Why a server ended; said once, at its end.
+type Failure = Box<dyn std::error::Error>;
+
 /// Runs a server to its end.
-fn serve(log_json: bool, server: impl Future<Output = Result<()>>) -> ExitCode {
+fn serve(log_json: bool, server: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     telemetry::start(if log_json { LogFormat::Json } else { LogFormat::Text });
     let outcome = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(server).map_err(|error| error.to_string()),
@@ -37,7 +43,7 @@ fn serve(log_json: bool, server: impl Future<Output = Result<()>>) -> ExitCode {
     }
 }
 
-async fn run_operator(operator: Operator) -> Result<()> {
+async fn run_operator(operator: Operator) -> Result<(), Failure> {
     let stop = signal::stop_token()?;
     // A pod that is restarted keeps its name; the suffix tells its lives apart.
     let identity = format!("{}_{:08x}", operator.name, rand::random::<u32>());
@@ -47,5 +53,39 @@ async fn run_operator(operator: Operator) -> Result<()> {
     settings.leader_lease = operator.leader_lease;
     settings.agent_grace = operator.agent_grace;
     settings.retry.backoff.base = operator.retry_base;
-    controller::run(client::connect().await?, settings, stop).await
+    Ok(Box::pin(controller::run(client::connect().await?, settings, stop)).await?)
+}
+
+async fn run_agent(agent: &Agent) -> Result<(), Failure> {
+    let stop = signal::stop_token()?;
+    Ok(agent::run(agent_config(agent), client::connect().await?, stop).await?)
+}
+
+fn agent_config(args: &Agent) -> agent::Config {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let timing = &args.timing;
+    let lease = LeaseTiming {
+        renew: Duration::from_secs(timing.lease_renew),
+        duration: Duration::from_secs(timing.lease_duration),
+    };
+    let patience = Patience {
+        stall: Duration::from_secs(args.sources.stall_timeout),
+        attempts: args.sources.source_attempts,
+        ..Patience::default()
+    };
+    agent::Config {
+        node: args.node_name.clone(),
+        namespace: args.operator_namespace.clone(),
+        work_dir: args.work_dir.clone(),
+        store_roots: args.store_roots.clone(),
+        concurrent_imports: usize::from(args.max_concurrent),
+        workers: args.workers.map_or(cores, usize::from),
+        policy: Arc::new(args.sources.policy()),
+        proxy: ProxySettings::from_environment(),
+        patience,
+        limits: args.bounds.limits(),
+        lease,
+        probe_interval: Duration::from_secs(timing.probe_interval),
+        grace: Duration::from_secs(timing.grace),
+    }
 }

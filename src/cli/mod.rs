@@ -3,6 +3,7 @@
 //! Verbs that need no cluster are carried out here. `operator` and `agent` are only parsed here: `main` hands them on, because this
 //! module must not know the controller or the agent.
 
+mod agent;
 mod checksum;
 mod convert;
 mod crds;
@@ -16,6 +17,7 @@ mod work;
 
 use clap::{Parser, Subcommand};
 
+pub use agent::Agent;
 pub use checksum::Checksum;
 pub use convert::Convert;
 pub use crds::Crds;
@@ -56,6 +58,8 @@ pub enum Verb {
     /// Compute digests of images, or of what a guest sees in them.
     #[command(after_help = EXIT_CODES)]
     Checksum(Checksum),
+    /// Run the agent of one node.
+    Agent(Box<Agent>),
     /// Print the definitions of the custom resources.
     Crds(Crds),
     /// Run the operator.

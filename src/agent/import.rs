@@ -1,0 +1,261 @@
+//! Import: from a task's order to the engine's, and back to the task's result.
+
+use std::{path::PathBuf, sync::Arc};
+
+use k8s_openapi::api::core::v1::Secret;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::{rate::signed, request, workplace::Workplace};
+use crate::{
+    api::{
+        ImageTaskSpec, ImportOrder, ImportResult, Output, TaskHttp, TaskLocation,
+        identity::{SECRET_CA_KEY, SECRET_HEADER_PREFIX},
+    },
+    error::{Error, Kind, Result},
+    model::{Digest, ObjectKey, OutputFormat},
+    pipeline::{Import, Imported, Permit, Published, Target},
+    source::{HttpConfig, HttpSource, fetch_checksum, file_name},
+    store::ObjectStat,
+};
+
+/// The object that a task is about.
+///
+/// # Errors
+/// `InvalidInput` if it cannot name one.
+pub fn key(spec: &ImageTaskSpec) -> Result<ObjectKey> {
+    let revision = u64::try_from(spec.revision).ok();
+    revision.and_then(|revision| ObjectKey::new(&spec.image.uid, revision)).ok_or_else(|| {
+        let found = format!("uid {} and revision {}", spec.image.uid, spec.revision);
+        Error::new(Kind::InvalidInput, format!("{found} cannot name an object in a store"))
+    })
+}
+
+/// Everything that the engine needs for the order in `spec`. Reads the task's Secret and the checksum file.
+///
+/// # Errors
+/// `InvalidInput` if the order makes no sense, and what the API server, the stores and the checksum file's server say.
+pub async fn prepare(
+    place: &Workplace,
+    spec: &ImageTaskSpec,
+    permit: Arc<dyn Permit>,
+    stop: &CancellationToken,
+) -> Result<Import> {
+    let order = spec.import.as_ref().ok_or_else(|| Error::new(Kind::InvalidInput, "the task has no import order"))?;
+    let http = order.source.http.as_ref().ok_or_else(|| {
+        Error::new(Kind::InvalidInput, "this agent does not know the task's source; use agents as new as the operator")
+    })?;
+    let secret = secret(place, http, stop).await?;
+    let config = http_config(place, http, secret.as_ref())?;
+    let checksums = tokio::select! {
+        checksums = checksums(order, &config) => checksums?,
+        () = stop.cancelled() => return Err(cancelled()),
+    };
+    let accept_unframed = !checksums.is_empty();
+    Ok(Import {
+        source: Arc::new(HttpSource::new(HttpConfig { accept_unframed, ..config })?),
+        disk_format: order.disk_format.disk_format(),
+        container_format: order.container_format,
+        checksums,
+        key: key(spec)?,
+        attempt: attempt(spec)?,
+        targets: targets(place, order).await?,
+        require_all: true,
+        permit: Some(permit),
+        limits: place.config.limits.clone(),
+        scratch: PathBuf::clone(&place.scratch),
+        workers: place.config.workers,
+    })
+}
+
+fn attempt(spec: &ImageTaskSpec) -> Result<u32> {
+    let wrong = |e| Error::with_source(Kind::InvalidInput, format!("attempt {}", spec.attempt), e);
+    u32::try_from(spec.attempt).map_err(wrong)
+}
+
+async fn targets(place: &Workplace, order: &ImportOrder) -> Result<Vec<Target>> {
+    let mut targets = Vec::with_capacity(order.stores.len());
+    for target in &order.stores {
+        let store = place.stores.open(&target.name, target.filesystem.as_ref()).await?;
+        targets.push(Target { store, output: output_format(&target.output)? });
+    }
+    Ok(targets)
+}
+
+async fn secret(place: &Workplace, http: &TaskHttp, stop: &CancellationToken) -> Result<Option<Secret>> {
+    let Some(name) = &http.secret_ref else { return Ok(None) };
+    let answer = request::until_answered("reading the task's Secret", stop, || place.secrets.get(name)).await;
+    match answer {
+        None => Err(cancelled()),
+        Some(Ok(secret)) => Ok(Some(secret)),
+        // It was made before the task; a later attempt gets one of its own.
+        Some(Err(error)) => {
+            Err(Error::with_source(Kind::Unavailable, format!("the task's Secret {name} cannot be read"), error))
+        }
+    }
+}
+
+fn cancelled() -> Error {
+    Error::new(Kind::Cancelled, "the import was stopped before it began")
+}
+
+fn http_config(place: &Workplace, http: &TaskHttp, secret: Option<&Secret>) -> Result<HttpConfig> {
+    let (headers, ca_bundle) = match secret {
+        None => (HeaderMap::new(), None),
+        Some(secret) => read_secret(secret)?,
+    };
+    Ok(HttpConfig {
+        headers,
+        ca_bundle,
+        insecure_skip_verify: http.insecure_skip_verify,
+        proxy: place.config.proxy.clone(),
+        policy: place.config.policy.clone(),
+        patience: place.config.patience,
+        ..HttpConfig::new(parse_url(&http.url)?)
+    })
+}
+
+/// The URL is not shown: it may hold what it should not.
+fn parse_url(text: &str) -> Result<Url> {
+    Url::parse(text).map_err(|e| Error::with_source(Kind::InvalidInput, "the source's URL is no URL", e))
+}
+
+/// Request headers and the CA bundle. Messages name keys, never values.
+fn read_secret(secret: &Secret) -> Result<(HeaderMap, Option<Vec<u8>>)> {
+    let (mut headers, mut ca) = (HeaderMap::new(), None);
+    for (key, value) in secret.data.iter().flatten() {
+        if key == SECRET_CA_KEY {
+            ca = Some(value.0.clone());
+        } else if let Some(name) = key.strip_prefix(SECRET_HEADER_PREFIX) {
+            let wrong = |what: &str| {
+                let message = format!("key `{name}` of the headers Secret: {what}; correct the Secret");
+                Error::new(Kind::InvalidInput, message)
+            };
+            let name_ = HeaderName::try_from(name).map_err(|_| wrong("not the name of a request header"))?;
+            // A final line break is what `kubectl create secret --from-file` makes of a text file.
+            let mut value =
+                HeaderValue::from_bytes(value.0.trim_ascii()).map_err(|_| wrong("its value is not one of a header"))?;
+            value.set_sensitive(true);
+            headers.append(name_, value);
+        }
+    }
+    Ok((headers, ca))
+}
+
+/// All digests that must hold: those declared, and the one of the checksum file.
+async fn checksums(order: &ImportOrder, config: &HttpConfig) -> Result<Vec<Digest>> {
+    let mut all = order
+        .checksums
+        .iter()
+        .map(|text| {
+            text.parse::<Digest>().map_err(|e| Error::with_source(Kind::InvalidInput, format!("checksum {text}"), e))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if let Some(url) = &order.checksum_url {
+        let name = file_name(&config.url).ok_or_else(|| {
+            Error::new(Kind::InvalidInput, "the source's URL names no file to look for in the checksum file")
+        })?;
+        all.push(fetch_checksum(beside(config, parse_url(url)?), &name).await?);
+    }
+    Ok(all)
+}
+
+/// How `url` is fetched, given how the source is: its headers are credentials, and go to the source's own server only.
+fn beside(config: &HttpConfig, url: Url) -> HttpConfig {
+    let headers = if url.origin() == config.url.origin() { config.headers.clone() } else { HeaderMap::new() };
+    HttpConfig { url, headers, ..config.clone() }
+}
+
+fn output_format(output: &Output) -> Result<OutputFormat> {
+    let wrong = |e| Error::with_source(Kind::InvalidInput, format!("cluster size {}", output.cluster_size), e);
+    Ok(OutputFormat {
+        disk_format: output.disk_format,
+        compression: output.compression,
+        cluster_size: u32::try_from(output.cluster_size).map_err(wrong)?,
+    })
+}
+
+/// What to write into the task of what the engine brought.
+///
+/// # Errors
+/// The first store's that did not take it; with `require_all` the engine lets none through.
+pub fn result(imported: Imported) -> Result<ImportResult> {
+    let locations = imported
+        .published
+        .into_iter()
+        .map(|Published { store, result }| Ok(location(store, &result?)))
+        .collect::<Result<_>>()?;
+    Ok(ImportResult {
+        disk_format: imported.disk_format,
+        container_format: imported.container_format,
+        virtual_size: signed(imported.virtual_size),
+        size: signed(imported.received.length),
+        digests: imported.received.digests.iter().map(ToString::to_string).collect(),
+        content_digest: imported.content_digest.to_string(),
+        locations,
+    })
+}
+
+fn location(store: String, stat: &ObjectStat) -> TaskLocation {
+    let OutputFormat { disk_format, compression, cluster_size } = stat.image.format;
+    TaskLocation {
+        store,
+        url: stat.url.clone(),
+        format: Output { disk_format, compression, cluster_size: i64::from(cluster_size) },
+        size: signed(stat.image.length),
+        allocated_size: signed(stat.allocated_size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+
+    use super::*;
+    use crate::model::{Compression, DiskFormat};
+
+    fn secret(pairs: &[(&str, &str)]) -> Secret {
+        let data = pairs.iter().map(|(key, value)| ((*key).to_owned(), ByteString((*value).into()))).collect();
+        Secret { data: Some(data), ..Secret::default() }
+    }
+
+    #[test]
+    fn a_secret_gives_headers_and_authorities() {
+        let (headers, ca) =
+            read_secret(&secret(&[("ca.crt", "PEM"), ("header.Authorization", "Bearer x\n"), ("other", "y")])).unwrap();
+        assert_eq!(ca.as_deref(), Some(b"PEM".as_slice()));
+        assert_eq!((headers.len(), headers["authorization"].to_str().unwrap()), (1, "Bearer x"));
+        assert!(headers["authorization"].is_sensitive());
+    }
+
+    #[test]
+    fn a_bad_secret_is_named_by_key_and_never_shown() {
+        for pair in [("header.bad name", "hidden"), ("header.X", "hid\u{1}den")] {
+            let error = read_secret(&secret(&[pair])).unwrap_err();
+            assert_eq!(error.kind(), Kind::InvalidInput);
+            assert!(!error.to_string().contains("hid"), "{error}");
+        }
+    }
+
+    #[test]
+    fn credentials_stay_with_their_server() {
+        let mut config = HttpConfig::new("https://a.example/x.img".parse().unwrap());
+        config.headers.insert("authorization", HeaderValue::from_static("secret"));
+        let other = |url: &str| beside(&config, url.parse().unwrap()).headers.len();
+        assert_eq!(other("https://a.example/SHA256SUMS"), 1);
+        for url in ["http://a.example/SHA256SUMS", "https://a.example:8443/SHA256SUMS", "https://b.example/SHA256SUMS"]
+        {
+            assert_eq!(other(url), 0, "{url}");
+        }
+    }
+
+    #[test]
+    fn outputs_are_translated_whole() {
+        let output = Output { disk_format: DiskFormat::Qcow2, compression: Compression::Zstd, cluster_size: 131_072 };
+        let format = output_format(&output).unwrap();
+        assert_eq!((format.disk_format, format.compression), (DiskFormat::Qcow2, Compression::Zstd));
+        assert_eq!(format.cluster_size, 131_072);
+        assert!(output_format(&Output { cluster_size: -1, ..output }).is_err());
+    }
+}

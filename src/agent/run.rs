@@ -1,0 +1,230 @@
+//! The agent as a whole: begins, keeps going, ends.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
+
+use k8s_openapi::{
+    api::core::v1::Node,
+    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+    jiff::Timestamp,
+};
+use kube::{Api, Client};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Config,
+    heartbeat::{Heartbeat, Pulse, Superseded},
+    permit::Halt,
+    queue::{self, Entry, Running, Stop},
+    reach::Reach,
+    report::Reporter,
+    request::{self, RequestError},
+    stores::Stores,
+    view::{Pauses, View},
+    work,
+    workplace::{Folder, Workplace},
+};
+use crate::api::AgentInfo;
+
+/// Why an agent ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its folder cannot be used.
+    #[error("the work folder {0} cannot be used: {1}; name another one with --work-dir, or correct its rights")]
+    Folder(String, #[source] io::Error),
+    /// Another agent runs on the node.
+    #[error(transparent)]
+    Superseded(#[from] Superseded),
+    /// A part of it ended.
+    #[error("a part of the agent failed: {0}")]
+    Failed(#[from] JoinError),
+}
+
+/// Runs the agent until `stop`. Work that runs then is stopped and left to the next start: its tasks stay `Running`, and nothing
+/// of it stays in stores.
+///
+/// # Errors
+/// What makes it impossible to work, or to go on.
+pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), AgentError> {
+    let folder = match Folder::claim(&config.work_dir, &stop).await {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+        Err(error) => return Err(AgentError::Folder(config.work_dir.display().to_string(), error)),
+    };
+    let Some(owner) = owner(&client, &config.node, &stop).await else { return Ok(()) };
+    let id = format!("{}-{:016x}", config.node.chars().take(100).collect::<String>(), rand::random::<u64>());
+    let leases = Api::namespaced(client.clone(), &config.namespace);
+    let (heartbeat, pulse) = Heartbeat::new(leases, &config.node, &id, owner.clone(), config.lease);
+    let end = CancellationToken::new();
+    let heart = tokio::spawn(heartbeat.keep(end.clone()));
+    let stores = Arc::new(Stores::new(config.store_roots.clone(), folder.stores()));
+    let agent =
+        AgentInfo { id: id.clone(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: Time(Timestamp::now()) };
+    let reach = Reach::new(&client, &config.node, agent, owner, stores.clone(), config.probe_interval);
+    let reach = tokio::spawn(reach.keep());
+    tracing::info!(node = config.node, id, "the agent runs");
+    let place = Workplace {
+        tasks: Api::namespaced(client.clone(), &config.namespace),
+        secrets: Api::namespaced(client, &config.namespace),
+        id,
+        stores,
+        pulse,
+        scratch: folder.scratch(),
+        end: end.clone(),
+        config,
+    };
+    let result = Crew::new(Arc::new(place)).serve(heart, &stop).await;
+    end.cancel();
+    reach.abort();
+    tracing::info!("the agent ends");
+    result
+}
+
+/// The reference by which the node's objects go with their Node; nothing inside if the Node is not there or may not be read.
+/// `None` once `stop` is cancelled.
+async fn owner(client: &Client, node: &str, stop: &CancellationToken) -> Option<Option<OwnerReference>> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let mut pauses = Pauses::default();
+    loop {
+        let found = tokio::select! {
+            found = request::once(nodes.get_metadata_opt(node)) => found,
+            () = stop.cancelled() => return None,
+        };
+        match found {
+            Ok(found) => return Some(found.and_then(|found| found.metadata.uid).map(|uid| reference(node, uid))),
+            Err(error @ (RequestError::Unavailable(_) | RequestError::Late)) => {
+                tracing::warn!(%error, "waiting for the API server");
+                tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            }
+            Err(error) => {
+                tracing::info!(%error, "this agent may not read its Node; its objects will have no owner");
+                return Some(None);
+            }
+        }
+    }
+}
+
+fn reference(node: &str, uid: String) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: node.to_owned(),
+        uid,
+        ..OwnerReference::default()
+    }
+}
+
+/// The work that runs.
+struct Crew {
+    place: Arc<Workplace>,
+    jobs: JoinSet<()>,
+    /// Uid of the task behind each job.
+    names: BTreeMap<Id, String>,
+    running: BTreeMap<String, Running>,
+    halts: BTreeMap<String, Halt>,
+    /// Uids of tasks that this process is done with, though the view may not show it yet.
+    settled: BTreeSet<String>,
+}
+
+impl Crew {
+    fn new(place: Arc<Workplace>) -> Self {
+        Self {
+            place,
+            jobs: JoinSet::new(),
+            names: BTreeMap::new(),
+            running: BTreeMap::new(),
+            halts: BTreeMap::new(),
+            settled: BTreeSet::new(),
+        }
+    }
+
+    async fn serve(
+        mut self,
+        mut heart: JoinHandle<Result<(), Superseded>>,
+        stop: &CancellationToken,
+    ) -> Result<(), AgentError> {
+        let mut view = View::open(self.place.tasks.clone(), &self.place.config.node);
+        let mut pulse = self.place.pulse.clone();
+        let mut lapses = 0;
+        loop {
+            tokio::select! {
+                () = view.next() => {}
+                () = pulse.next() => {}
+                Some(ended) = self.jobs.join_next_with_id() => self.settle(ended),
+                () = stop.cancelled() => break,
+                ended = &mut heart => {
+                    self.end().await;
+                    return Ok(ended??);
+                }
+            }
+            if pulse.lapses() != lapses {
+                lapses = pulse.lapses();
+                view.reopen();
+            }
+            if let Some(tasks) = view.tasks() {
+                self.balance(&tasks, &pulse);
+            }
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    /// Stops what is not wanted any more, and begins what waits, if the Lease holds.
+    fn balance(&mut self, tasks: &[Entry], pulse: &Pulse) {
+        let known: BTreeSet<&str> = tasks.iter().map(|task| task.uid.as_str()).collect();
+        self.settled.retain(|uid| known.contains(uid.as_str()));
+        let plan = queue::plan(tasks, &self.running, &self.settled, self.place.config.concurrent_imports);
+        for (uid, why) in plan.stop {
+            if let Some(halt) = self.halts.get(&uid) {
+                halt.stop(why);
+            }
+        }
+        if !pulse.holds() {
+            return;
+        }
+        for (uid, running) in plan.start {
+            if let Some(task) = tasks.iter().find(|task| task.uid == uid) {
+                self.begin(task, running);
+            }
+        }
+    }
+
+    fn begin(&mut self, task: &Entry, running: Running) {
+        let (place, halt) = (self.place.clone(), Halt::default());
+        let reporter = Reporter::new(place.tasks.clone(), task.name.clone(), task.uid.clone());
+        self.halts.insert(task.uid.clone(), halt.clone());
+        self.running.insert(task.uid.clone(), running);
+        let job = self.jobs.spawn(async move { work::carry_out(&place, reporter, halt).await });
+        self.names.insert(job.id(), task.uid.clone());
+    }
+
+    fn settle(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                tracing::error!(%error, "work on a task broke off");
+                error.id()
+            }
+        };
+        if let Some(uid) = self.names.remove(&id) {
+            self.running.remove(&uid);
+            self.halts.remove(&uid);
+            self.settled.insert(uid);
+        }
+    }
+
+    /// Stops all work and waits for it to clean up, within the grace period.
+    async fn end(&mut self) {
+        for halt in self.halts.values() {
+            halt.stop(Stop::Shutdown);
+        }
+        let all = async { while self.jobs.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.place.config.grace, all).await.is_err() {
+            tracing::warn!("work did not end in time; what it leaves is removed at the next start");
+        }
+    }
+}

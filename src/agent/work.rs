@@ -1,0 +1,174 @@
+//! One task, from taking it up to its final status.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, info_span};
+
+use super::{
+    failure, import,
+    permit::{Halt, TaskPermit},
+    queue::Stop,
+    rate::Meter,
+    remove,
+    report::{Outcome, Reporter, Standing},
+    workplace::Workplace,
+};
+use crate::{
+    api::{Action, ImageTask, ImageTaskSpec},
+    error::{Error, Kind, Result},
+    pipeline,
+};
+
+/// The least time between two reports of progress: the contract allows one write in 2 s, and the clocks of others are not ours.
+const REPORT_INTERVAL: Duration = Duration::from_millis(2_100);
+
+/// Carries out the task that `reporter` names, or brings it to its end if it is not wanted any more. When it returns, nothing of
+/// the task runs here, and its status is final or (`halt` said so, or it is gone) nobody's business here.
+pub async fn carry_out(place: &Workplace, reporter: Reporter, halt: Halt) {
+    let mut pulse = place.pulse.clone();
+    tokio::select! {
+        () = pulse.held() => {}
+        () = place.end.cancelled() => return,
+    }
+    match reporter.standing(&place.end).await {
+        Some(Standing::Wanted(task)) => {
+            let span = span(&task);
+            work(place, &reporter, &halt, &task).instrument(span).await;
+        }
+        Some(Standing::Cancelled(task)) => {
+            let span = span(&task);
+            give_up(place, &reporter, &task.spec).instrument(span).await;
+        }
+        Some(Standing::Ended | Standing::Gone) | None => {}
+    }
+}
+
+fn span(task: &ImageTask) -> Span {
+    let spec = &task.spec;
+    info_span!(
+        "task",
+        task = task.metadata.name,
+        image = format!("{}/{}", spec.image.namespace, spec.image.name),
+        revision = spec.revision,
+        attempt = spec.attempt,
+    )
+}
+
+async fn work(place: &Workplace, reporter: &Reporter, halt: &Halt, task: &ImageTask) {
+    if halt.why().is_some_and(|why| why != Stop::Cancelled) {
+        return;
+    }
+    if reporter.take_up(task, &place.id, &place.end).await != Some(true) {
+        return;
+    }
+    tracing::info!(action = ?task.spec.action, "begun");
+    let began = Instant::now();
+    let act = AssertUnwindSafe(act(place, reporter, halt, &task.spec)).catch_unwind();
+    let result = act.await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::Internal, "the agent met a fault of its own (see its log); report it with the log"))
+    });
+    let outcome = match (result, halt.why()) {
+        (Err(_) | Ok(Outcome::Imported(_)), Some(Stop::Cancelled)) => {
+            return give_up(place, reporter, &task.spec).await;
+        }
+        (Err(error), Some(why @ (Stop::Gone | Stop::Shutdown))) => {
+            return tracing::info!(?why, %error, "stopped");
+        }
+        (Err(error), None) => fail(place, &task.spec, &error).await,
+        (Ok(outcome), _) => outcome,
+    };
+    if reporter.finish(&outcome, &place.end).await == Some(true) {
+        tell(&outcome, began.elapsed());
+    }
+}
+
+fn tell(outcome: &Outcome, took: Duration) {
+    let took = took.as_secs_f64();
+    match outcome {
+        Outcome::Imported(result) => {
+            tracing::info!(took, size = result.size, content = result.content_digest, "imported");
+        }
+        Outcome::Removed => tracing::info!(took, "removed"),
+        Outcome::Failed(failure) => {
+            tracing::warn!(
+                took,
+                reason = failure.reason,
+                retryable = failure.retryable,
+                error = failure.message,
+                "failed"
+            );
+        }
+    }
+}
+
+async fn act(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
+    match spec.action {
+        Action::Import => run_import(place, reporter, halt, spec).await,
+        Action::Delete => remove::remove(place, spec, halt.token()).await.map(|()| Outcome::Removed),
+    }
+}
+
+async fn run_import(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
+    let permit = TaskPermit { reporter: reporter.clone(), pulse: place.pulse.clone(), halt: halt.clone() };
+    let job = import::prepare(place, spec, Arc::new(permit), halt.token()).await?;
+    let progress = Arc::new(pipeline::Progress::default());
+    let reporting = CancellationToken::new();
+    let reports =
+        tokio::spawn(report(reporter.clone(), progress.clone(), reporting.clone()).instrument(Span::current()));
+    let imported = AssertUnwindSafe(pipeline::import(&job, &progress, halt.token())).catch_unwind().await;
+    // Waited for: a report must not arrive after the final status. Only a panic makes this fail, and reports do not matter then.
+    reporting.cancel();
+    let _ended = reports.await;
+    let imported = imported.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the engine met a fault of its own")))?;
+    Ok(Outcome::Imported(Box::new(import::result(imported)?)))
+}
+
+/// Reports progress until `stop`: what changed since the last report, and not more often than the contract allows.
+async fn report(reporter: Reporter, progress: Arc<pipeline::Progress>, stop: CancellationToken) {
+    let (began, mut meter, mut last) = (Instant::now(), Meter::default(), None);
+    loop {
+        tokio::select! {
+            // Counted from the answer to the last one, so that a slow API server does not see two close together.
+            () = tokio::time::sleep(REPORT_INTERVAL) => {}
+            () = stop.cancelled() => return,
+        }
+        let now = meter.measure(began.elapsed(), &progress.snapshot());
+        if last.as_ref() == Some(&now) {
+            continue;
+        }
+        match reporter.progress(&now).await {
+            Ok(()) => last = Some(now),
+            Err(error) => tracing::warn!(%error, "reporting progress failed"),
+        }
+    }
+}
+
+/// The end of a task that is not wanted any more.
+async fn give_up(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec) {
+    let mut message = "cancelled: nothing of it was kept".to_owned();
+    if let Err(error) = remove::clear_up(place, spec).await {
+        message = format!("cancelled; what was written could not be removed: {error}");
+    }
+    let error = Error::new(Kind::Cancelled, message);
+    if reporter.finish(&Outcome::Failed(failure::describe(&error)), &place.end).await == Some(true) {
+        tracing::info!(%error, "cancelled");
+    }
+}
+
+/// The end of a task that failed: nothing of it may stay. A later attempt is never disturbed, though.
+async fn fail(place: &Workplace, spec: &ImageTaskSpec, error: &Error) -> Outcome {
+    let mut failure = failure::describe(error);
+    // The sinks removed what they wrote. Only what was published before another store failed is still there.
+    let several = spec.import.as_ref().is_some_and(|order| order.stores.len() > 1);
+    if several
+        && error.kind() != Kind::Conflict
+        && let Err(left) = remove::clear_up(place, spec).await
+    {
+        failure.message =
+            failure::shorten(&format!("{error}; and what was written could not be removed: {left}"), 4096);
+    }
+    Outcome::Failed(failure)
+}

@@ -1,0 +1,187 @@
+//! `vitrine agent`: what an agent is told on its command line. `main` hands it on; nothing here starts one.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ipnet::IpNet;
+
+use crate::{
+    api::identity,
+    model::Limits,
+    source::{AddressPolicy, AddressRule, HostPattern},
+};
+
+/// Run the agent of one node: carry out its ImageTasks, report its stores.
+#[derive(Args, Clone, Debug)]
+pub struct Agent {
+    /// The node this agent runs on
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: String,
+    /// Where the operator keeps ImageTasks, their Secrets and the agents' Leases
+    #[arg(long, env = "OPERATOR_NAMESPACE", value_name = "NAMESPACE", default_value = "vitrine-system")]
+    pub operator_namespace: String,
+    /// A folder of the agent's own on the node, for spill files and what it remembers
+    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/vitrine-agent")]
+    pub work_dir: PathBuf,
+    /// Stores may lie below this folder only; may be given several times
+    #[arg(long = "store-root", value_name = "FOLDER", default_value = "/var/lib/vitrine")]
+    pub store_roots: Vec<PathBuf>,
+    /// Imports that run at once; others wait in order of creation
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub max_concurrent: u16,
+    /// Threads for each import that unpack, hash and encode [default: one for each core]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Write logs as JSON
+    #[arg(long)]
+    pub log_json: bool,
+    /// Where images may be fetched from.
+    #[command(flatten)]
+    pub sources: Sources,
+    /// Bounds on each image.
+    #[command(flatten)]
+    pub bounds: Bounds,
+    /// Timing.
+    #[command(flatten)]
+    pub timing: Timing,
+}
+
+/// Where images may be fetched from. Proxies are taken from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Sources (proxies: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY)")]
+pub struct Sources {
+    /// Allow what is denied by nature (loopback, link-local, cluster): a network in CIDR notation, an address, a name or `*.name`; may
+    /// be given several times
+    #[arg(long = "allow-source", value_name = "WHAT", value_parser = parse_rule)]
+    pub allow: Vec<AddressRule>,
+    /// Deny a network, address or name, whatever is allowed; may be given several times
+    #[arg(long = "deny-source", value_name = "WHAT", value_parser = parse_rule)]
+    pub deny: Vec<AddressRule>,
+    /// A network of the cluster itself (services, pods), denied unless allowed; may be given several times
+    #[arg(long = "cluster-cidr", value_name = "CIDR")]
+    pub cluster_networks: Vec<IpNet>,
+    /// Deny everything that no --allow-source names
+    #[arg(long = "only-allowed-sources")]
+    pub only_allowed: bool,
+    /// Seconds without a byte after which a connection to a source is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub stall_timeout: u64,
+    /// Tries in a row without progress before a source is given up
+    #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub source_attempts: u32,
+}
+
+impl Sources {
+    /// The policy that they make.
+    pub fn policy(&self) -> AddressPolicy {
+        AddressPolicy {
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+            cluster_networks: self.cluster_networks.clone(),
+            only_allowed: self.only_allowed,
+            ..AddressPolicy::default()
+        }
+    }
+}
+
+/// Bounds on each image; more is refused.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Bounds (in bytes)")]
+pub struct Bounds {
+    /// Largest disk of a guest [default: 16 TiB]
+    #[arg(long, value_name = "BYTES")]
+    pub max_virtual_size: Option<u64>,
+    /// Most bytes received for one image [default: 4 TiB]
+    #[arg(long, value_name = "BYTES")]
+    pub max_size: Option<u64>,
+    /// Largest spill file of one import [default: 64 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub max_spill: Option<u64>,
+    /// Memory of one import for bytes that wait for their place [default: 16 MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub window_memory: Option<u64>,
+}
+
+impl Bounds {
+    /// The engine's limits with these in them.
+    pub fn limits(&self) -> Limits {
+        let base = Limits::default();
+        Limits {
+            max_virtual_size: self.max_virtual_size.unwrap_or(base.max_virtual_size),
+            max_size: self.max_size.unwrap_or(base.max_size),
+            max_spill: self.max_spill.unwrap_or(base.max_spill),
+            window_memory: self.window_memory.unwrap_or(base.window_memory),
+            ..base
+        }
+    }
+}
+
+/// Timing; the defaults are part of what operator and agents agree on.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Timing (in seconds)")]
+pub struct Timing {
+    /// How long the agent's Lease holds without renewal
+    #[arg(long, value_name = "SECONDS", default_value_t = identity::LEASE_DURATION_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub lease_duration: u64,
+    /// How often it is renewed; at most a third of the duration makes sense
+    #[arg(long, value_name = "SECONDS", default_value_t = identity::LEASE_RENEW_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub lease_renew: u64,
+    /// How often stores are looked at
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub probe_interval: u64,
+    /// How long work may clean up when the agent is asked to end; less than the pod's grace period
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub grace: u64,
+}
+
+/// A network, an address, or a pattern of names.
+fn parse_rule(text: &str) -> Result<AddressRule, String> {
+    if let Ok(network) = text.parse::<IpNet>() {
+        return Ok(AddressRule { networks: vec![network], ..AddressRule::default() });
+    }
+    let host: HostPattern = text.parse().map_err(|error| format!("{error}, or a network such as 10.0.0.0/8"))?;
+    Ok(AddressRule { hosts: vec![host], ..AddressRule::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        agent: Agent,
+    }
+
+    fn parse(args: &[&str]) -> Result<Agent, clap::Error> {
+        let base = ["agent", "--node-name", "n1"];
+        Line::try_parse_from(base.iter().chain(args)).map(|line| line.agent)
+    }
+
+    #[test]
+    fn sources_become_a_policy() {
+        let args = ["--allow-source", "127.0.0.0/8", "--allow-source", "*.mirror.example", "--deny-source", "10.0.0.1"];
+        let policy = parse(&args).unwrap().sources.policy();
+        let asks = |url: &str| policy.check_url(&url.parse().unwrap()).is_ok();
+        assert!(asks("http://127.0.0.1/x") && asks("http://a.mirror.example/x"));
+        assert!(!asks("http://10.0.0.1/x") && !asks("http://169.254.169.254/x"));
+        assert!(parse(&["--allow-source", "a b"]).is_err());
+        let policy = parse(&["--only-allowed-sources"]).unwrap().sources.policy();
+        assert!(policy.check_url(&"http://example.com/x".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn bounds_replace_defaults_one_by_one() {
+        let limits = parse(&["--max-virtual-size", "1024"]).unwrap().bounds.limits();
+        assert_eq!(limits, Limits { max_virtual_size: 1024, ..Limits::default() });
+    }
+
+    #[test]
+    fn what_would_stop_an_agent_from_working_is_refused() {
+        for wrong in [["--max-concurrent", "0"], ["--lease-duration", "0"], ["--workers", "0"]] {
+            assert!(parse(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
