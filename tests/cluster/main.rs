@@ -7,4 +7,4 @@
     reason = "a test that meets the unexpected is to fail there"
 )]
 
-mod agent;
+mod node;
