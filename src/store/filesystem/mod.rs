@@ -19,6 +19,7 @@
 
 mod fence;
 mod layout;
+mod object;
 mod partial;
 mod place;
 mod reader;
@@ -48,7 +49,7 @@ use self::{
 use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
 use crate::{
     error::{Error, Kind, Result},
-    model::{ObjectKey, OutputFormat, StoredImage},
+    model::{ObjectKey, OutputFormat},
 };
 
 /// How a folder is used.
@@ -146,46 +147,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     })
 }
 
-/// The data and the record of a published object.
-fn open_object(place: &Place, key: &ObjectKey) -> Result<(OwnedFd, StoredImage)> {
-    let name = layout::object_name(key)?;
-    let root = place.enter()?;
-    loop {
-        let directory = match tree::open_directory(&root, &name) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT) => return Err(not_found(place, key)),
-            Err(errno) => return Err(place.error(&format!("opening {name}"), errno)),
-        };
-        match open_files(place, key, &directory) {
-            // It was deleted in the middle of it, so that its files are gone: what has the name now is looked at instead.
-            Err(_) if !tree::is_named(&root, &name, &directory) => {}
-            opened => return opened,
-        }
-    }
-}
-
-fn open_files(place: &Place, key: &ObjectKey, directory: &OwnedFd) -> Result<(OwnedFd, StoredImage)> {
-    let data = tree::open_file(directory, layout::DATA)
-        .map_err(|errno| place.error(&format!("opening the data of {key}"), errno))?;
-    let image = record::read(directory).map_err(|error| {
-        let path = place.path_of(&key.to_string()).join(layout::RECORD);
-        let message = format!(
-            "store {}: {key} cannot be used, its record {} is damaged; delete the object",
-            place.name(),
-            path.display()
-        );
-        Error::with_source(Kind::Io, message, error)
-    })?;
-    Ok((data, image))
-}
-
-fn not_found(place: &Place, key: &ObjectKey) -> Error {
-    let message = format!("store {} holds no {key}; import it, or remove the location", place.name());
-    Error::new(Kind::NotFound, message)
-}
-
 fn stat(place: &Place, key: &ObjectKey) -> Result<ObjectStat> {
-    let (data, image) = open_object(place, key)?;
+    let (data, image) = object::open(place, key)?;
     let allocated_size = partial::allocated(&data).map_err(|errno| place.error(&format!("measuring {key}"), errno))?;
     Ok(ObjectStat { image, url: place.url_of(key), allocated_size })
 }

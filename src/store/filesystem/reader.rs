@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::{fs::SeekFrom, io::Errno};
 
-use super::{super::ObjectReader, blocking, open_object, place::Place, record};
+use super::{super::ObjectReader, blocking, object, place::Place, record};
 use crate::{
     error::Result,
     model::{ObjectKey, StoredImage},
@@ -23,7 +23,7 @@ pub(super) struct FilesystemReader {
 impl FilesystemReader {
     /// Opens the object; blocks.
     pub(super) fn open(place: &Arc<Place>, key: &ObjectKey) -> Result<Self> {
-        let (data, image) = open_object(place, key)?;
+        let (data, image) = object::open(place, key)?;
         Ok(Self { place: Arc::clone(place), key: key.clone(), image, data: Arc::new(data.into()) })
     }
 }

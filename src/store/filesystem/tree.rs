@@ -130,3 +130,33 @@ pub(super) fn age_seconds(stat: &rustix::fs::Stat) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     now.saturating_sub(u64::try_from(stat.st_mtime).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_replaced_has_lost_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let parent = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
+        let directory = make_directory(&parent, "a").unwrap();
+        assert!(is_named(&parent, "a", &directory));
+        rename_to_new(&parent, "a", "b").unwrap();
+        assert!(!is_named(&parent, "a", &directory));
+        make_directory(&parent, "a").unwrap();
+        assert!(!is_named(&parent, "a", &directory));
+    }
+
+    #[test]
+    fn removing_does_not_follow_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let parent = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
+        let (outside, inside) = (folder.path().join("outside"), folder.path().join("inside"));
+        std::fs::create_dir_all(outside.join("deep")).unwrap();
+        std::fs::create_dir(&inside).unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("link")).unwrap();
+        remove(&parent, "inside").unwrap();
+        remove(&parent, "inside").unwrap();
+        assert!(!inside.exists() && outside.join("deep").exists());
+    }
+}

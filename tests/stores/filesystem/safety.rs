@@ -158,34 +158,36 @@ async fn a_deletion_that_gets_stuck_leaves_nothing_visible() {
     assert!(entries.len() == 1 && !entries[0].published && entries[0].key == Some(key(1)), "{entries:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Opens and measures the object while it comes and goes, until it was there `times` times.
+async fn watch(store: FilesystemStore, times: usize) {
+    let mut seen = 0;
+    while seen < times {
+        match store.open(&key(1)).await {
+            Ok(reader) => {
+                assert_eq!(read_all(&*reader).await, noise(1, 5000));
+                seen += 1;
+            }
+            Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{error}"),
+        }
+        match store.stat(&key(1)).await {
+            Ok(stat) => assert_eq!(stat.image.length, 5000),
+            Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_object_is_seen_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    let watcher = {
-        let store = store.clone();
-        tokio::spawn(async move {
-            let mut seen = 0;
-            while seen < 20 {
-                match store.open(&key(1)).await {
-                    Ok(reader) => {
-                        assert_eq!(read_all(&*reader).await, noise(1, 5000));
-                        seen += 1;
-                    }
-                    Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{error}"),
-                }
-                match store.stat(&key(1)).await {
-                    Ok(stat) => assert_eq!(stat.image.length, 5000),
-                    Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{error}"),
-                }
-            }
-        })
-    };
-    while !watcher.is_finished() {
+    let watchers: Vec<_> = (0..8).map(|_| tokio::spawn(watch(store.clone(), 40))).collect();
+    while !watchers.iter().all(tokio::task::JoinHandle::is_finished) {
         publish(&store, &key(1), 5000, &[(0, noise(1, 5000))]).await;
         store.delete(&key(1)).await.unwrap();
     }
-    watcher.await.unwrap();
+    for watcher in watchers {
+        watcher.await.unwrap();
+    }
 }
 
 #[tokio::test]
