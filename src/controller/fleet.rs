@@ -90,7 +90,7 @@ impl Fleet {
         self.missing.remove(&node);
         match self.agents.get_mut(&node) {
             Some(agent) if agent.renewed == renewed && agent.holder == spec.holder_identity => {
-                agent.duration = duration
+                agent.duration = duration;
             }
             known => {
                 let first = known.is_none();

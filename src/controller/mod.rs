@@ -59,7 +59,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
         leadership = election.win() => leadership,
         () = stop.cancelled() => return Ok(()),
     };
-    lead(client, settings, stop, leadership).await
+    Box::pin(lead(client, settings, stop, leadership)).await
 }
 
 async fn lead(client: Client, settings: Settings, stop: CancellationToken, mut leadership: Leadership) -> Result<()> {
@@ -144,7 +144,6 @@ where
         .graceful_shutdown_on(async move { stop.cancelled().await })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
 fn again<K>(_: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
     Action::requeue(if error.is_conflict() { CONFLICT_DELAY } else { ERROR_DELAY })
 }

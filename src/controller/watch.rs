@@ -7,7 +7,7 @@ use futures::{StreamExt as _, pin_mut};
 use jiff::Timestamp;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
 use kube::{
-    Api, Resource, ResourceExt as _,
+    Api, Resource, ResourceExt,
     api::ListParams,
     core::PartialObjectMeta,
     runtime::{WatchStreamExt as _, watcher},
@@ -155,7 +155,7 @@ async fn reports(context: Arc<Context>, ready: oneshot::Sender<()>) {
         Change::Present(cache) => note(&cache, true),
         Change::Absent(cache) => note(&cache, false),
         Change::Listed(caches) => {
-            context.with_fleet(|fleet| fleet.keep_reports(&caches.iter().map(|cache| cache.name_any()).collect()));
+            context.with_fleet(|fleet| fleet.keep_reports(&caches.iter().map(ResourceExt::name_any).collect()));
             caches.iter().for_each(|cache| note(cache, true));
         }
     };
@@ -268,17 +268,13 @@ fn liveness_of_all(context: &Context) -> BTreeMap<String, Liveness> {
 async fn confirm(context: &Context) -> bool {
     let api: Api<Lease> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let agents = ListParams::default().labels(&agent_selector());
-    match tokio::time::timeout(CONFIRM_WITHIN, api.list(&agents)).await {
-        Ok(Ok(leases)) => {
-            context.with_fleet(|fleet| fleet.observe_all_leases(&leases.items, Instant::now(), Timestamp::now()));
-            true
-        }
-        Ok(Err(_)) | Err(_) => {
-            tracing::warn!("the API server is away: agents get a full term from now on");
-            context.with_fleet(|fleet| fleet.pardon(Instant::now()));
-            false
-        }
-    }
+    let Ok(Ok(leases)) = tokio::time::timeout(CONFIRM_WITHIN, api.list(&agents)).await else {
+        tracing::warn!("the API server is away: agents get a full term from now on");
+        context.with_fleet(|fleet| fleet.pardon(Instant::now()));
+        return false;
+    };
+    context.with_fleet(|fleet| fleet.observe_all_leases(&leases.items, Instant::now(), Timestamp::now()));
+    true
 }
 
 fn agent_selector() -> String {

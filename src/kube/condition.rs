@@ -43,9 +43,8 @@ impl Health {
         let (ready, reason, second) = match self {
             Self::Current(_) => ("True", reasons::SUCCEEDED, None),
             Self::Progressing(_) => ("Unknown", reasons::PROGRESSING, Some(types::RECONCILING)),
-            Self::Hindered(reason, _) => ("False", *reason, Some(types::RECONCILING)),
+            Self::Hindered(reason, _) | Self::Deleting(reason, _) => ("False", *reason, Some(types::RECONCILING)),
             Self::Stalled(reason, _) => ("False", *reason, Some(types::STALLED)),
-            Self::Deleting(reason, _) => ("False", *reason, Some(types::RECONCILING)),
         };
         let make = |type_, status| condition(type_, status, reason, self.message(), generation, before, now);
         let mut all = vec![make(types::READY, ready)];

@@ -43,7 +43,7 @@ impl Chaos {
             Deed::Die(reach) => drop(self.world.step_and_die(*reach)),
             Deed::Run => self.world.agent_runs(50),
             Deed::Succeed(at) => self.end(*at, |world| world.agent_succeeds("blake3:x")),
-            Deed::Fail(at, retryable) => self.end(*at, |world| world.agent_fails(failure("Unavailable", *retryable))),
+            Deed::Fail(at, retryable) => self.end(*at, |world| world.agent_fails(&failure("Unavailable", *retryable))),
             Deed::Obey => self.world.agent_obeys(),
             Deed::Edit(version) => {
                 self.world

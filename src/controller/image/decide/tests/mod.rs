@@ -111,7 +111,7 @@ fn an_edit_in_the_middle_of_an_import_starts_over() {
     world.step();
     world.agent_runs(10);
     world.edit(|spec| {
-        spec.convert_to = Some(Conversion { disk_format: DiskFormat::Qcow2, compression: None, cluster_size: None })
+        spec.convert_to = Some(Conversion { disk_format: DiskFormat::Qcow2, compression: None, cluster_size: None });
     });
     world.step();
     assert!(world.tasks[0].spec.cancelled);
@@ -156,7 +156,7 @@ fn what_cannot_be_carried_out_says_why_and_recovers() {
 fn refusals_are_final_until_something_changes() {
     let mut world = World::new(&["a", "b"], &["fast"]);
     world.step();
-    world.agent_fails(failure("Refused", false));
+    world.agent_fails(&failure("Refused", false));
     world.step();
     assert_eq!(
         (kstatus(&world), world.phase(), ready(&world).0.as_str()),
@@ -170,7 +170,7 @@ fn refusals_are_final_until_something_changes() {
     world.annotate(identity::ANNOTATION_RETRY, "1");
     world.step();
     assert_eq!((world.only_task().spec.attempt, kstatus(&world)), (2, "InProgress"));
-    world.agent_fails(failure("Refused", false));
+    world.agent_fails(&failure("Refused", false));
     world.step();
     world.step();
     assert!(world.tasks.is_empty(), "the same request counts once");
@@ -187,7 +187,7 @@ fn passing_failures_are_retried_elsewhere_with_growing_waits_and_an_end() {
     for (attempt, wait) in [(1, 5), (2, 10), (3, 20), (4, 40)] {
         nodes.push(world.only_task().spec.node_name.clone());
         assert_eq!(world.only_task().spec.attempt, attempt);
-        world.agent_fails(failure("Unavailable", true));
+        world.agent_fails(&failure("Unavailable", true));
         world.step();
         assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("InProgress", reasons::TRANSIENT_ERROR));
         assert!(world.tasks.is_empty());
@@ -199,7 +199,7 @@ fn passing_failures_are_retried_elsewhere_with_growing_waits_and_an_end() {
         world.step();
     }
     assert_eq!(nodes, ["a", "b", "a", "b"]);
-    world.agent_fails(failure("Unavailable", true));
+    world.agent_fails(&failure("Unavailable", true));
     world.step();
     assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("Failed", reasons::RETRIES_EXHAUSTED));
 }
@@ -355,7 +355,7 @@ fn failed_removals_are_tried_again() {
     let mut world = World::active(&["a"], &["fast"]);
     world.delete();
     world.step();
-    world.agent_fails(failure("Io", false));
+    world.agent_fails(&failure("Io", false));
     assert!(!world.step());
     assert_eq!(world.only_task().status.as_ref().unwrap().phase, Some(TaskPhase::Failed));
     assert!(ready(&world).1.contains("it broke"), "{:?}", ready(&world));

@@ -243,7 +243,7 @@ impl World {
     }
 
     /// Every task that has not ended fails.
-    pub fn agent_fails(&mut self, failure: TaskFailure) {
+    pub fn agent_fails(&mut self, failure: &TaskFailure) {
         for (_, status, now) in self.unfinished() {
             status.phase = Some(TaskPhase::Failed);
             status.finished_at = Some(Time(now));
