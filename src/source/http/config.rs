@@ -6,6 +6,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::wire::same_server;
 use crate::source::AddressPolicy;
 
 /// An HTTP(S) source. `HttpConfig::new` gives safe defaults for everything but the URL.
@@ -49,6 +50,14 @@ impl HttpConfig {
             accept_unframed: false,
             user_agent: HeaderValue::from_static(concat!("vitrine/", env!("CARGO_PKG_VERSION"))),
         }
+    }
+
+    /// The same settings for another URL, such as that of the image's checksum. The headers come along only if it is on
+    /// the same server.
+    #[must_use]
+    pub fn at(&self, url: Url) -> Self {
+        let headers = if same_server(&self.url, &url) { self.headers.clone() } else { HeaderMap::new() };
+        Self { url, headers, ..self.clone() }
     }
 }
 
@@ -186,6 +195,17 @@ mod tests {
         let shown = format!("{config:?} {:?}", config.proxy);
         assert!(!shown.contains("secret"), "{shown}");
         assert_eq!(display_url(&config.url), "https://example.com:8443/a/b.qcow2");
+    }
+
+    #[test]
+    fn another_url_gets_the_headers_only_on_the_same_server() {
+        let mut config = HttpConfig::new("https://a.example/image".parse().unwrap());
+        config.headers.insert("authorization", HeaderValue::from_static("Bearer secret"));
+        config.accept_unframed = true;
+        let at = |url: &str| config.at(url.parse().unwrap());
+        assert_eq!(at("https://a.example/SHA256SUMS").headers, config.headers);
+        assert!(at("https://b.example/SHA256SUMS").headers.is_empty());
+        assert!(at("https://b.example/SHA256SUMS").accept_unframed);
     }
 
     #[test]

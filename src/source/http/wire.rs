@@ -149,7 +149,7 @@ impl Wire {
 }
 
 /// Whether `other` is the server of `own`: same scheme, host and port, or the step from plain to TLS on the default ports.
-fn same_server(own: &Url, other: &Url) -> bool {
+pub(super) fn same_server(own: &Url, other: &Url) -> bool {
     match (Target::of(own), Target::of(other)) {
         (Ok(own), Ok(other)) => {
             let upgraded =
