@@ -53,6 +53,12 @@ use super::{image::Conversion, schema, source::is_false};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.filesystem)].filter(x, x).size() == 1").message("name exactly one back end: filesystem"))]
+#[x_kube(validation = Rule::new("!has(self.filesystem) || !has(oldSelf.filesystem) || self.filesystem.path == oldSelf.filesystem.path")
+    .message("the path of a store cannot be changed, for its images would not move: make a new ImageStore"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.filesystem) || !has(oldSelf.filesystem) || \
+     (has(self.filesystem.shared) && self.filesystem.shared) == (has(oldSelf.filesystem.shared) && oldSelf.filesystem.shared)")
+    .message("shared cannot be changed, for the nodes of its images are recorded or not: make a new ImageStore"))]
 pub struct ImageStoreSpec {
     /// Keeps Images that name no store. If several stores say so, the oldest is it.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -75,10 +81,6 @@ pub struct ImageStoreSpec {
 /// A folder. It cannot be changed: what is kept would be somewhere else from one moment to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.path == oldSelf.path")
-    .message("the path of a store cannot be changed, for its images would not move: make a new ImageStore"))]
-#[x_kube(validation = Rule::new("(has(self.shared) && self.shared) == (has(oldSelf.shared) && oldSelf.shared)")
-    .message("shared cannot be changed, for the nodes of its images are recorded or not: make a new ImageStore"))]
 pub struct FilesystemBackend {
     /// Absolute, without `.` and `..`.
     #[schemars(length(min = 2, max = 512), regex(pattern = "^(/[A-Za-z0-9._-]+)+$"))]

@@ -8,3 +8,4 @@
 )]
 
 mod node;
+mod operator;

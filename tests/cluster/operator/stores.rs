@@ -1,0 +1,75 @@
+//! The life of an ImageStore.
+
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use super::{
+    agent::Script,
+    lab::{Lab, condition, kstatus},
+};
+
+fn ready(store: &vitrine::api::ImageStore) -> (String, String, String) {
+    condition(&store.status.clone().unwrap_or_default().conditions, "Ready")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_ready_when_agents_reach_it() {
+    let mut lab = Lab::new("reach").await;
+    lab.local_store("fast").await;
+    lab.operator().await;
+    let lonely = lab.until_store("fast", "waits", |store| ready(store).1 == "Waiting").await;
+    assert!(ready(&lonely).2.contains("DaemonSet"));
+    lab.agent("n1").await;
+    lab.agent("n2").await;
+    let store = lab.until_store("fast", "is reached by both", |store| ready(store).2.contains("2 of 2 agents")).await;
+    let status = store.status.unwrap();
+    assert_eq!(condition(&status.conditions, "Writable").0, "True");
+    assert_eq!((status.capacity.unwrap().available, status.nodes.unwrap().reachable), (800 << 20, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_default_stores_the_older_is_used_and_the_newer_says_so() {
+    let mut lab = Lab::new("default").await;
+    let spec = |path: &str| json!({ "default": true, "filesystem": { "path": path } });
+    lab.store("old", spec("/srv/old")).await;
+    // Creation times have whole seconds.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    lab.store("new", spec("/srv/new")).await;
+    lab.operator().await;
+    lab.agent("n1").await.script(Script::Succeed("one"));
+    let new = lab
+        .until_store("new", "says who is the default", |store| ready(store).2.contains("default-old says so too"))
+        .await;
+    assert!(!new.status.unwrap().default);
+    lab.image("debian", "old").await;
+    lab.patch_image("debian", json!({ "spec": { "stores": [] } })).await;
+    let image = lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    assert_eq!(image.status.unwrap().locations[0].store, "default-old");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_use_is_not_let_go() {
+    let mut lab = Lab::new("inuse").await;
+    lab.local_store("fast").await;
+    lab.operator().await;
+    let agent = lab.agent("n1").await;
+    agent.script(Script::Succeed("one"));
+    lab.image("debian", "fast").await;
+    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    lab.stores().delete("inuse-fast", &DeleteParams::default()).await.unwrap();
+    let held = lab.until_store("fast", "says who uses it", |store| ready(store).1 == "InUse").await;
+    assert!(ready(&held).2.contains("1 Images") && ready(&held).2.contains("inuse/debian"), "{:?}", ready(&held));
+    assert_eq!(agent.disk().len(), 1, "the data is untouched");
+    let image = lab.until_image("debian", "says that its store goes", |image| kstatus(image) == "Failed").await;
+    let status = image.status.unwrap();
+    assert!(condition(&status.conditions, "Ready").2.contains("is being deleted"));
+    assert_eq!(status.locations.len(), 1, "it still serves");
+    lab.delete_image("debian").await;
+    lab.until_image_gone("debian").await;
+    assert!(agent.disk().is_empty(), "the data was removed before the store went");
+    let start = std::time::Instant::now();
+    while lab.stores().get_opt("inuse-fast").await.unwrap().is_some() {
+        assert!(start.elapsed() < super::lab::PATIENCE, "the store stays");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
