@@ -53,7 +53,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub async fn start(client: Client, namespace: &str, node: &str, lab: &str) -> Self {
+    pub fn start(client: Client, namespace: &str, node: &str, lab: &str) -> Self {
         let state =
             State { script: Script::Hold, silent: false, disk: BTreeSet::new(), taken: vec![], refusals: vec![] };
         let agent = Self {
@@ -146,18 +146,11 @@ impl Agent {
         caches.patch(&self.node, &apply(), &Patch::Apply(whole)).await?;
         let stores: Api<ImageStore> = Api::all(self.client.clone());
         let ours = ListParams::default().labels(&format!("vitrine.dev/lab={}", self.lab));
-        let reports: Vec<_> = stores.list(&ours).await?.iter().map(|store| self.report_on(store)).collect();
+        let reports: Vec<_> = stores.list(&ours).await?.iter().map(report_on).collect();
         let mut status = head;
         status["status"] = json!({ "stores": reports });
         caches.patch_status(&self.node, &apply(), &Patch::Apply(status)).await?;
         Ok(())
-    }
-
-    fn report_on(&self, store: &ImageStore) -> Value {
-        json!({
-            "name": store.name_any(), "observedGeneration": store.metadata.generation, "ready": true, "message": "",
-            "capacity": 1000 << 20, "available": 400 << 20, "probedAt": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        })
     }
 
     async fn work(&self) -> kube::Result<()> {
@@ -226,4 +219,12 @@ impl Agent {
 
 fn apply() -> PatchParams {
     PatchParams::apply("vitrine-agent").force()
+}
+
+/// What an agent says of a store that it can use.
+fn report_on(store: &ImageStore) -> Value {
+    json!({
+        "name": store.name_any(), "observedGeneration": store.metadata.generation, "ready": true, "message": "",
+        "capacity": 1000 << 20, "available": 400 << 20, "probedAt": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    })
 }

@@ -111,7 +111,7 @@ impl Lab {
         let node = self.node(node);
         self.plane.create_node(&node).await.unwrap();
         let kubeconfig = self.plane.kubeconfig_for(&self.system(), "vitrine-agent", Some(&node)).await.unwrap();
-        let agent = Agent::start(client_of(kubeconfig).await, &self.system(), &node, &self.name).await;
+        let agent = Agent::start(client_of(kubeconfig).await, &self.system(), &node, &self.name);
         self.agents.push(agent.clone());
         agent
     }
