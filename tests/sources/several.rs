@@ -1,6 +1,6 @@
 //! Several ranges at once.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vitrine::{
     error::Kind,
@@ -22,15 +22,23 @@ fn eager(server: &FaultServer) -> HttpConfig {
 #[tokio::test]
 async fn a_slow_connection_becomes_several() {
     let (server, content) = (FaultServer::start().unwrap(), content_of(LENGTH));
-    server.put("/a", Route::bytes(content.clone()).always(Fault::Rate(4_000_000)));
-    let begun = Instant::now();
-    assert!(read(&HttpSource::new(eager(&server)).unwrap()).await.unwrap() == content);
-    let (took, peak) = (begun.elapsed(), server.peak_concurrency());
-    assert!((4..=5).contains(&peak), "{peak} at once; the given up one may still be on its way");
-    // One connection needs a second or more (the server sleeps between its blocks); four of them a good quarter of that.
-    assert!(took < Duration::from_millis(900), "{took:?}");
+    let timed = async |ranges| {
+        // Its blocks and the pauses between them take a second over one connection.
+        server.put("/a", Route::bytes(content.clone()).always(Fault::Rate(4_000_000)));
+        let mut config = eager(&server);
+        config.parallel.ranges = ranges;
+        let begun = Instant::now();
+        assert!(read(&HttpSource::new(config).unwrap()).await.unwrap() == content);
+        begun.elapsed()
+    };
+    let one = timed(1).await;
+    assert_eq!((server.peak_concurrency(), server.requests().len()), (1, 1));
+    let four = timed(4).await;
+    assert!(four < one.mul_f64(0.7), "{four:?} with four and {one:?} with one");
+    let peak = server.peak_concurrency();
+    assert!((4..=5).contains(&peak), "{peak} at once; the one given up may still be on its way");
     let requests = server.requests();
-    assert!(requests[1..].iter().all(|r| r.range().is_some() && r.header("if-range").is_some()));
+    assert!(requests[2..].iter().all(|r| r.range().is_some() && r.header("if-range").is_some()));
 }
 
 #[tokio::test]
