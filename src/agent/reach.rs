@@ -115,8 +115,15 @@ impl Reach {
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok(event)) => follow(event, &mut known, &mut incoming),
-                    Some(Err(error)) => tracing::warn!(%error, "watching ImageStores broke off; trying again"),
+                    Some(Ok(event)) => {
+                        if !follow(event, &mut known, &mut incoming) {
+                            continue;
+                        }
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "watching ImageStores broke off; trying again");
+                        continue;
+                    }
                     None => return,
                 },
                 Some(answer) = probes.join_next() => {
@@ -213,18 +220,32 @@ impl Reach {
     }
 }
 
+/// Follows the watch. True if stores should be looked at again: the operator's writes to their status are no reason.
 fn follow(
     event: Event<ImageStore>,
     known: &mut Option<BTreeMap<String, ImageStore>>,
     incoming: &mut BTreeMap<String, ImageStore>,
-) {
+) -> bool {
     let name = |store: &ImageStore| store.metadata.name.clone().unwrap_or_default();
     match event {
-        Event::Init => incoming.clear(),
-        Event::InitApply(store) => drop(incoming.insert(name(&store), store)),
-        Event::InitDone => *known = Some(std::mem::take(incoming)),
-        Event::Apply(store) => drop(known.get_or_insert_default().insert(name(&store), store)),
-        Event::Delete(store) => drop(known.get_or_insert_default().remove(&name(&store))),
+        Event::Init => {
+            incoming.clear();
+            false
+        }
+        Event::InitApply(store) => {
+            incoming.insert(name(&store), store);
+            false
+        }
+        Event::InitDone => {
+            *known = Some(std::mem::take(incoming));
+            true
+        }
+        Event::Apply(store) => {
+            let generation = store.metadata.generation;
+            let last = known.get_or_insert_default().insert(name(&store), store);
+            last.is_none_or(|last| last.metadata.generation != generation)
+        }
+        Event::Delete(store) => known.get_or_insert_default().remove(&name(&store)).is_some(),
     }
 }
 
@@ -317,6 +338,30 @@ mod tests {
         assert!(is_news(&last, &[report("b", true, 500)]));
         assert!(is_news(&last, &[]));
         assert!(is_news(&last, &[report("a", true, 500), report("b", true, 500)]));
+    }
+
+    #[test]
+    fn only_what_people_change_is_a_reason_to_look_again() {
+        let (mut known, mut incoming) = (None, BTreeMap::new());
+        let store = |name: &str, generation| {
+            let mut store = ImageStore::new(name, crate::api::ImageStoreSpec::default());
+            store.metadata.generation = Some(generation);
+            store
+        };
+        let steps = [
+            (Event::Init, false),
+            (Event::InitApply(store("a", 1)), false),
+            (Event::InitDone, true),
+            (Event::Apply(store("a", 1)), false),
+            (Event::Apply(store("a", 2)), true),
+            (Event::Apply(store("b", 1)), true),
+            (Event::Delete(store("b", 1)), true),
+            (Event::Delete(store("b", 1)), false),
+        ];
+        for (number, (event, news)) in steps.into_iter().enumerate() {
+            assert_eq!(follow(event, &mut known, &mut incoming), news, "step {number}");
+        }
+        assert_eq!(known.unwrap().len(), 1);
     }
 
     #[test]

@@ -31,7 +31,7 @@ async fn servers_that_fail_are_told_apart() {
         ("missing", Route::status(404), "NotFound", false),
         ("forbidden", Route::status(403), "Denied", false),
         ("metadata", Route::redirect("http://169.254.169.254/latest"), "Denied", false),
-        ("stalling", content().always(Fault::StallAfter(half)), "Unavailable", true),
+        ("stalling", content().always(Fault::StallAfter(64 << 10)), "Unavailable", true),
         ("hanging-up", content().always(Fault::HangUp), "Unavailable", true),
         ("busy", content().always(Fault::Status(503)), "Unavailable", true),
         (

@@ -1,7 +1,6 @@
 //! A namespace with agents' rights on a control plane, nodes in it, agents on them, and orders for these.
 
 use std::{
-    future::Future,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -268,7 +267,7 @@ pub fn phase(task: &ImageTask) -> TaskPhase {
 }
 
 /// Waits until `look` finds something; fails after a time that no machine needs.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = look().await {
