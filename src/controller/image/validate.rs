@@ -2,7 +2,10 @@
 //!
 //! What the schema's rules hold already is not checked again. What is checked here depends on other objects, which come and go.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kube::ResourceExt as _;
 use serde::Serialize;
@@ -84,7 +87,9 @@ pub fn spec_hash(spec: &ImageSpec) -> String {
 pub fn validate(image: &Image, stores: &[Arc<ImageStore>], references: References) -> Result<Wanted, String> {
     let spec = &image.spec;
     let source = spec.source.http.clone().ok_or("spec.source names no source: set http")?;
-    let chosen = choose_stores(spec, stores)?;
+    let held =
+        image.status.iter().flat_map(|status| &status.locations).map(|location| location.store.as_str()).collect();
+    let chosen = choose_stores(spec, stores, &held)?;
     let mut secret = BTreeMap::new();
     for (name, value) in references.headers.transpose()?.unwrap_or_default() {
         secret.insert(format!("{}{name}", identity::SECRET_HEADER_PREFIX), value);
@@ -102,22 +107,30 @@ pub fn default_store(stores: &[Arc<ImageStore>]) -> Option<&Arc<ImageStore>> {
     stores.iter().filter(|store| store.spec.default && !is_deleting(store)).min_by_key(|store| age(store))
 }
 
-fn choose_stores<'a>(spec: &ImageSpec, stores: &'a [Arc<ImageStore>]) -> Result<Vec<&'a ImageStore>, String> {
+/// `held` are the stores that keep the image now. Where spec leaves the choice to us, they are kept to: another default store, or a
+/// store that becomes read-only, must not set every image in motion.
+fn choose_stores<'a>(
+    spec: &ImageSpec,
+    stores: &'a [Arc<ImageStore>],
+    held: &BTreeSet<&str>,
+) -> Result<Vec<&'a ImageStore>, String> {
+    let here = |store: &ImageStore| held.contains(store.name_any().as_str());
+    let mut staying = stores.iter().map(Arc::as_ref).filter(|store| !is_deleting(store));
     if spec.all_stores {
-        let mut all: Vec<&ImageStore> =
-            stores.iter().map(Arc::as_ref).filter(|store| !store.spec.read_only && !is_deleting(store)).collect();
+        let mut all: Vec<&ImageStore> = staying.filter(|store| !store.spec.read_only || here(store)).collect();
         all.sort_by_key(|store| store.name_any());
         let none = || "allStores is set, and there is no ImageStore that can be written to: make one".to_owned();
         return if all.is_empty() { Err(none()) } else { Ok(all) };
     }
     if spec.stores.is_empty() {
-        let store = default_store(stores).ok_or_else(|| {
+        let store = staying.find(|store| here(store)).or_else(|| default_store(stores).map(Arc::as_ref));
+        let none = || {
+            let there = known(stores);
             format!(
-                "spec.stores is empty, and no ImageStore is the default: name a store, or set default on one ({})",
-                known(stores)
+                "spec.stores is empty, and no ImageStore is the default: name a store, or set default on one ({there})"
             )
-        })?;
-        return Ok(vec![store]);
+        };
+        return Ok(vec![store.ok_or_else(none)?]);
     }
     spec.stores.iter().map(|name| find_store(name, stores)).collect()
 }

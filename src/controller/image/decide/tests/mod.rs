@@ -295,6 +295,38 @@ fn a_read_only_store_keeps_what_it_has_and_takes_nothing() {
 }
 
 #[test]
+fn another_default_store_sets_no_image_in_motion() {
+    let mut world = World::new(&["a"], &["fast"]);
+    world.edit(|spec| spec.stores.clear());
+    world.change_store("fast", |store| store.spec.default = true);
+    world.step();
+    world.agent_succeeds("blake3:one");
+    world.step();
+    world.add_store("new");
+    world.change_store("fast", |store| store.spec.default = false);
+    world.change_store("new", |store| store.spec.default = true);
+    assert!(world.is_settled() && kstatus(&world) == "Current");
+    world.change_store("new", |store| store.spec.default = false);
+    assert!(world.is_settled(), "no default at all is no matter to who has a place");
+}
+
+#[test]
+fn a_copy_in_a_store_that_becomes_read_only_is_kept() {
+    let mut world = World::new(&["a"], &["fast"]);
+    world.add_store("slow");
+    world.edit(|spec| {
+        spec.stores.clear();
+        spec.all_stores = true;
+    });
+    world.step();
+    world.agent_succeeds("blake3:one");
+    world.step();
+    assert_eq!(world.status().locations.len(), 2);
+    world.change_store("slow", |store| store.spec.read_only = true);
+    assert!(world.is_settled());
+}
+
+#[test]
 fn a_node_that_is_gone_for_good_takes_its_copy_along() {
     let mut world = World::active(&["a", "b"], &["fast"]);
     world.delete_lease("a");
