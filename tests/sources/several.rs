@@ -1,6 +1,6 @@
 //! Several ranges at once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vitrine::{
     error::Kind,
@@ -49,6 +49,18 @@ async fn a_fast_connection_stays_one() {
     config.parallel.fast_enough = 1_000_000;
     assert!(read(&HttpSource::new(config).unwrap()).await.unwrap() == content);
     assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_fast_connection_that_was_cut_stays_one() {
+    let (server, content) = (FaultServer::start().unwrap(), content_of(LENGTH));
+    server.put("/a", Route::bytes(content.clone()).first(1, Fault::CutAfter(1_000_000)));
+    let mut config = eager(&server);
+    config.parallel.fast_enough = 3_000_000;
+    config.patience.first_wait = Duration::from_millis(500);
+    config.patience.longest_wait = Duration::from_millis(500);
+    assert!(read(&HttpSource::new(config).unwrap()).await.unwrap() == content);
+    assert_eq!(server.requests().len(), 2);
 }
 
 #[tokio::test]

@@ -49,10 +49,12 @@ impl Download {
                 other => return other.map_err(|fault| fault.into_error("")),
             }
         }
-        let begun = Instant::now();
+        let (begun, interruptions) = (Instant::now(), self.single.interruptions());
         let piece = self.single.next().await.map_err(|fault| fault.into_error(""))?;
         let length = piece.as_ref().map_or(0, Bytes::len) as u64;
-        if self.pace.as_mut().is_some_and(|pace| pace.is_slow(length, begun.elapsed())) {
+        // The time it took to get over a cut says nothing of the connection's speed.
+        let smooth = interruptions == self.single.interruptions();
+        if smooth && self.pace.as_mut().is_some_and(|pace| pace.is_slow(length, begun.elapsed())) {
             self.split();
         }
         Ok(piece)

@@ -27,6 +27,8 @@ pub(super) struct Transfer {
     end: Option<u64>,
     body: Option<Body>,
     attempts: Attempts,
+    /// How often it had to go on over another connection.
+    interruptions: u64,
     resume: Resume,
     finished: bool,
 }
@@ -79,6 +81,7 @@ impl Transfer {
         let body = Body { response: reply.response, position: 0, skipped: None, untouched: true };
         let transfer = Self {
             attempts,
+            interruptions: 0,
             body: Some(body),
             position: 0,
             end: version.length,
@@ -94,7 +97,7 @@ impl Transfer {
     pub fn of_range(wire: Arc<Wire>, version: Version, first: u64, end: u64) -> Self {
         let attempts = Attempts::new(wire.config.patience, first);
         let (body, resume, finished) = (None, Resume::RangesOnly, false);
-        Self { wire, version, position: first, end: Some(end), body, attempts, resume, finished }
+        Self { wire, version, position: first, end: Some(end), body, attempts, interruptions: 0, resume, finished }
     }
 
     pub fn position(&self) -> u64 {
@@ -103,6 +106,10 @@ impl Transfer {
 
     pub fn end(&self) -> Option<u64> {
         self.end
+    }
+
+    pub fn interruptions(&self) -> u64 {
+        self.interruptions
     }
 
     pub fn version(&self) -> &Version {
@@ -125,6 +132,7 @@ impl Transfer {
                 Ok(None) => {}
                 Err(fault @ Fault::Passing { .. }) => {
                     self.body = None;
+                    self.interruptions = self.interruptions.saturating_add(1);
                     let wait = self.attempts.failed(fault, what, self.position).map_err(Fault::Final)?;
                     tokio::time::sleep(wait).await;
                 }

@@ -107,7 +107,7 @@ async fn a_store_that_is_not_there_is_named_and_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_image_fails_for_good_and_is_tried_again_when_asked() {
-    let mut lab = Lab::new("refused").await;
+    let mut lab = Lab::new("operator-refused").await;
     lab.local_store("fast").await;
     lab.operator().await;
     let agent = lab.agent("n1").await;

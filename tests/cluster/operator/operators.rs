@@ -94,7 +94,7 @@ async fn an_operator_that_was_asleep_too_long_does_not_act() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_killed_again_and_again_import_once() {
-    let mut lab = Lab::new("kills").await;
+    let mut lab = Lab::new("operator-kills").await;
     lab.local_store("fast").await;
     let agent = lab.agent("n1").await;
     agent.script(Script::Succeed("one"));

@@ -39,7 +39,14 @@ impl Wire for TlsStream<TcpStream> {
 }
 
 /// Sends it. False when the connection must be closed afterwards: the answer says so, a fault does, or the client has gone.
-pub async fn answer<S: Wire>(stream: &mut S, request: &Request, answer: &Answer, down: &AtomicBool) -> bool {
+/// Calls `almost_done` before the last bytes of a whole body.
+pub async fn answer<S: Wire>(
+    stream: &mut S,
+    request: &Request,
+    answer: &Answer,
+    down: &AtomicBool,
+    almost_done: &mut (dyn FnMut() + Send),
+) -> bool {
     let conduct = &answer.conduct;
     tokio::time::sleep(conduct.delay).await;
     if conduct.hang_up || stream.write_all(answer.head().as_bytes()).await.is_err() {
@@ -47,7 +54,7 @@ pub async fn answer<S: Wire>(stream: &mut S, request: &Request, answer: &Answer,
     }
     if let Some(part) = answer.part.as_ref().filter(|_| request.method != "HEAD") {
         let limit = conduct.cut_after.unwrap_or(u64::MAX).min(conduct.stall_after.unwrap_or(u64::MAX));
-        let whole = body(stream, request, answer, part, limit, down).await;
+        let whole = body(stream, request, answer, part, limit, down, almost_done).await;
         if !matches!(whole, Ok(true)) {
             return false;
         }
@@ -77,6 +84,7 @@ async fn body<S: Wire>(
     part: &Part,
     limit: u64,
     down: &AtomicBool,
+    almost_done: &mut (dyn FnMut() + Send),
 ) -> io::Result<bool> {
     let (end, mut done) = (part.len.min(limit), 0);
     let block = answer.conduct.rate.map_or(BLOCK, |rate| (rate / 50).clamp(1, BLOCK));
@@ -85,13 +93,16 @@ async fn body<S: Wire>(
             return Ok(false);
         }
         let piece = block.min(end - done);
+        if done + piece == part.len {
+            almost_done();
+        }
         let sent = match answer.framing {
             Framing::Chunked => chunk(stream, part, done, piece).await?,
             Framing::Length { .. } | Framing::UntilClose => piece_of(stream, part, done, piece).await?,
         };
         request.add_sent(sent);
         done += sent;
-        if answer.conduct.rate.is_some() {
+        if answer.conduct.rate.is_some() && done < end {
             stream.flush().await?;
             tokio::time::sleep(RATE_INTERVAL).await;
         }

@@ -118,9 +118,11 @@ async fn converse<S: Wire>(state: &State, mut stream: S) {
             return;
         }
         held(&state.requests).push(request.clone());
-        let _active = Active::begin(state);
+        let mut active = Some(Active::begin(state));
         let answer = state.answer(&request);
-        if !send::answer(&mut stream, &request, &answer, &state.down).await {
+        // A client that has the last byte may ask for the next thing before this task runs again.
+        let mut almost_done = || drop(active.take());
+        if !send::answer(&mut stream, &request, &answer, &state.down, &mut almost_done).await {
             return;
         }
     }

@@ -295,6 +295,57 @@ fn a_read_only_store_keeps_what_it_has_and_takes_nothing() {
 }
 
 #[test]
+fn a_node_with_leftovers_removes_them_before_it_imports_again() {
+    let mut world = World::new(&["a"], &["fast"]);
+    world.step();
+    world.pass(Duration::from_secs(41));
+    world.step();
+    assert!(world.tasks.is_empty() && world.status().cleanup.len() == 1);
+    world.renew("a");
+    world.step();
+    assert_eq!(world.only_task().spec.action, Action::Delete);
+    assert!(ready(&world).1.contains("has leftovers of an earlier attempt to remove first"), "{:?}", ready(&world));
+    world.agent_succeeds("");
+    world.step();
+    assert_eq!((world.only_task().spec.action, world.only_task().spec.attempt), (Action::Import, 2));
+}
+
+#[test]
+fn a_store_that_is_left_and_named_again_is_vacated_first() {
+    let mut world = World::new(&["a"], &["fast", "slow"]);
+    world.share_store("slow");
+    world.step();
+    world.agent_succeeds("blake3:one");
+    world.step();
+    world.edit(|spec| spec.stores = vec!["fast".into()]);
+    world.step();
+    assert_eq!(world.only_task().spec.action, Action::Delete);
+    world.edit(|spec| spec.stores = vec!["fast".into(), "slow".into()]);
+    world.step();
+    assert_eq!(world.only_task().spec.action, Action::Delete, "or it would remove what is imported meanwhile");
+    world.agent_succeeds("");
+    world.step();
+    assert_eq!(world.only_task().spec.action, Action::Import);
+}
+
+#[test]
+fn a_revision_number_is_never_used_twice() {
+    let mut world = World::new(&["a"], &["fast"]);
+    world.step();
+    world.edit(|spec| {
+        spec.source.http.as_mut().unwrap().url.push('2');
+        spec.stores = vec!["nowhere".into()];
+    });
+    world.step();
+    world.agent_obeys();
+    world.step();
+    assert!(world.status().revisions.is_empty());
+    world.edit(|spec| spec.stores = vec!["fast".into()]);
+    world.step();
+    assert_eq!(world.only_task().spec.revision, 2);
+}
+
+#[test]
 fn another_default_store_sets_no_image_in_motion() {
     let mut world = World::new(&["a"], &["fast"]);
     world.edit(|spec| spec.stores.clear());
