@@ -10,19 +10,14 @@ use vitrine_harness::{FaultServer, Route, qemu};
 
 use super::{
     disks::{entries, raw, sha256, sha256_of, stored},
-    lab::{Lab, PATIENCE, phase},
+    lab::{Lab, phase},
 };
-
-/// What an agent may use for one import at a time, whatever the image's size.
-const MOST_MEMORY: u64 = 128 << 20;
 
 #[tokio::test]
 async fn a_real_disk_comes_out_as_qemu_img_reads_it() {
     let lab = Lab::shared("real-disk").await;
     let node = lab.node("n").await;
-    let agent = lab.start(&node, &["--stall-timeout", "30"]);
-    agent.wait_for_log("the agent runs", PATIENCE).await.unwrap();
-    let idle = agent.rss().unwrap();
+    let _agent = lab.start(&node, &["--stall-timeout", "30"]);
     let folder = qemu::debian_disk().unwrap();
     let mut contents = Vec::new();
     let plain = folder.join("disk.raw");
@@ -42,9 +37,6 @@ async fn a_real_disk_comes_out_as_qemu_img_reads_it() {
         contents.push(result.content_digest);
     }
     assert!(contents.iter().all(|content| *content == contents[0]), "one disk, one content: {contents:?}");
-    let peak = agent.peak_rss().unwrap();
-    eprintln!("the agent's memory: {} KiB idle, {} KiB at most", idle >> 10, peak >> 10);
-    assert!(peak < MOST_MEMORY, "{peak} bytes of memory were used");
     node.assert_clean();
 }
 
