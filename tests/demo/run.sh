@@ -38,7 +38,7 @@ finish() {
   trap - EXIT
   trap '' INT TERM
   say "Cleaning up"
-  if ((status != 0)); then tail -n 30 "$WORK"/*.log; fi
+  if ((status != 0)); then tail -n 30 "$WORK"/*.log || true; fi
   kubectl delete namespace "$TENANT" --ignore-not-found --timeout=60s || true
   kubectl delete imagestores --selector vitrine-demo=true --ignore-not-found --timeout=60s || true
   kill "${PIDS[@]}" 2>/dev/null || true
