@@ -12,7 +12,7 @@ PACKAGES=(
   mmdebstrap extlinux busybox-static kmod cpio # the Debian test disk
   fdisk util-linux e2fsprogs # partitions, file systems, namespaces
   gzip bzip2 xz-utils zstd # compressed images
-  python3-minimal # the maker of hostile files
+  python3 # the maker of hostile files: json, bz2 and lzma are not in python3-minimal
 )
 ORACLES=(qemu-img qemu-io qemu-nbd)
 
