@@ -192,6 +192,8 @@ def programs(messages):
         what, folder = message["target"], Path(message["manifest_path"]).parent
         unit = "test" not in what["kind"]
         name = f"unit tests of {what['name']} ({'program' if 'bin' in what['kind'] else 'library'})" if unit else what["name"]
+        if folder != ROOT and not unit:
+            name = f"{folder.name} {name}"
         # Programs that only parse and call, and the harness, need not have unit tests.
         least = 0 if unit and what["name"] != "vitrine" or "bin" in what["kind"] else 1
         found.append((name, message["executable"], folder, least, Path(what["src_path"])))
@@ -204,6 +206,11 @@ def check_complete(count, found):
     for source in sorted(expected - {program[4] for program in found}):
         count.failed += 1
         say(f"FAILED: {source.relative_to(ROOT)} is no test program: give it a [[test]] entry in Cargo.toml")
+    # Logs and the closing lines go by these names.
+    names = [program[0] for program in found]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        count.failed += 1
+        say(f"FAILED: {names.count(name)} test programs are called {name}: rename all but one")
 
 
 def run_tests(count, name, program, folder, least):
