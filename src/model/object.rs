@@ -6,14 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use super::{Compression, ContainerFormat, ContentManifest, Digest, DiskFormat};
 
-/// Which stored object is meant: one revision of one image.
+/// Which stored object is meant: one revision of one image. Every key there is can name an object on every back end; what is read
+/// from elsewhere is checked too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(try_from = "Parts")]
 pub struct ObjectKey {
-    /// The Image's uid: never reused, so two Images with one name in two namespaces (or one after the other) never meet.
-    pub uid: String,
-    /// The revision's number, from 1.
-    pub revision: u64,
+    uid: String,
+    revision: u64,
+}
+
+/// A key as it is read, before it is checked.
+#[derive(Deserialize)]
+struct Parts {
+    uid: String,
+    revision: u64,
+}
+
+impl TryFrom<Parts> for ObjectKey {
+    type Error = String;
+
+    fn try_from(Parts { uid, revision }: Parts) -> Result<Self, String> {
+        Self::new(&uid, revision).ok_or_else(|| {
+            format!("uid {uid:?} cannot name an object in a store; it must be 1 to 64 of a-z, 0-9 and -, and not begin with -")
+        })
+    }
 }
 
 impl ObjectKey {
@@ -24,6 +40,16 @@ impl ObjectKey {
             && !uid.starts_with('-')
             && uid.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         fits.then(|| Self { uid: uid.to_owned(), revision })
+    }
+
+    /// The Image's uid: never reused, so two Images with one name in two namespaces (or one after the other) never meet.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The revision's number, from 1.
+    pub const fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Reads a name that `Display` wrote.
@@ -74,4 +100,23 @@ pub struct StoredImage {
     pub container_format: ContainerFormat,
     /// What the guest sees.
     pub manifest: ContentManifest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_way_leads_to_a_key_that_cannot_name_an_object() {
+        let long = "u".repeat(65);
+        for uid in ["../up", "a/b", "", ".", "a\0b", "-a", "A", &long] {
+            assert_eq!(ObjectKey::new(uid, 1), None, "{uid:?}");
+            let text = serde_json::json!({ "uid": uid, "revision": 1 }).to_string();
+            let error = serde_json::from_str::<ObjectKey>(&text).unwrap_err();
+            assert!(error.to_string().contains("cannot name an object"), "{uid:?}: {error}");
+        }
+        let key = ObjectKey::new(&"u".repeat(64), 7).unwrap();
+        assert_eq!(serde_json::from_str::<ObjectKey>(&serde_json::to_string(&key).unwrap()).unwrap(), key);
+        assert_eq!(ObjectKey::parse(&key.to_string()), Some(key));
+    }
 }

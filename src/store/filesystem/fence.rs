@@ -43,7 +43,7 @@ pub(super) struct Fence<'a> {
 impl<'a> Fence<'a> {
     /// Waits for the lock of `key`.
     pub(super) fn lock(place: &'a Place, root: &OwnedFd, key: &'a ObjectKey) -> Result<Self> {
-        let name = layout::object_name(key)?;
+        let name = layout::object_name(key);
         let failed = |errno| place.error(&format!("opening the fence of {key}"), errno);
         let directory = match tree::make_directory(root, layout::FENCES) {
             Err(Errno::EXIST) => tree::open_directory(root, layout::FENCES),
@@ -77,7 +77,7 @@ impl<'a> Fence<'a> {
 
     /// Removes the fence, for a key of which nothing is left.
     pub(super) fn remove(self) -> Result<()> {
-        let name = layout::object_name(self.key)?;
+        let name = layout::object_name(self.key);
         rustix::fs::unlinkat(&self.directory, name, AtFlags::empty())
             .map_err(|errno| self.place.error(&format!("removing the fence of {}", self.key), errno))
     }

@@ -154,7 +154,7 @@ fn stat(place: &Place, key: &ObjectKey) -> Result<ObjectStat> {
 }
 
 fn delete(place: &Place, key: &ObjectKey) -> Result<()> {
-    let name = layout::object_name(key)?;
+    let name = layout::object_name(key);
     let root = place.enter()?;
     let failed = |errno| place.error(&format!("deleting {key}"), errno);
     let mut fence = Fence::lock(place, &root, key)?;

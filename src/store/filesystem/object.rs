@@ -18,7 +18,7 @@ pub(super) fn open(place: &Place, key: &ObjectKey) -> Result<(OwnedFd, StoredIma
 /// Does `work` with the object's directory. If it fails because the object was deleted meanwhile, it is done again with what
 /// has the name now, if anything.
 fn with_directory<T>(place: &Place, key: &ObjectKey, mut work: impl FnMut(&OwnedFd) -> Result<T>) -> Result<T> {
-    let name = layout::object_name(key)?;
+    let name = layout::object_name(key);
     let root = place.enter()?;
     loop {
         let directory = match tree::open_directory(&root, &name) {

@@ -37,7 +37,7 @@ pub(super) struct Partial {
 impl Partial {
     /// Takes the key over for `attempt`, removes what earlier ones left, and makes an empty object.
     pub(super) fn begin(place: &Arc<Place>, key: &ObjectKey, attempt: u32) -> Result<Self> {
-        let object = layout::object_name(key)?;
+        let object = layout::object_name(key);
         let root = place.enter()?;
         if room::capacity(place, &root)?.available == 0 {
             return Err(room::no_space(place, &root, &object, 1));
@@ -94,7 +94,7 @@ impl Partial {
             self.check_owner()?;
             return Err(error);
         }
-        let object = layout::object_name(&self.key)?;
+        let object = layout::object_name(&self.key);
         {
             let mut fence = Fence::lock(&self.place, &self.root, &self.key)?;
             self.require(fence.owner()?)?;

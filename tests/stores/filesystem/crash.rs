@@ -10,7 +10,7 @@ use std::{
 
 use vitrine::{
     error::Kind,
-    model::OutputFormat,
+    model::{ObjectKey, OutputFormat},
     store::{
         Store,
         filesystem::{FilesystemOptions, FilesystemStore},
@@ -75,10 +75,10 @@ fn kill_once(folder: &Path, round: u64) -> usize {
     block_on(async {
         let store = open(folder);
         let mut entries = store.list().await.unwrap();
-        entries.sort_by_key(|entry| entry.key.as_ref().map(|key| key.revision));
+        entries.sort_by_key(|entry| entry.key.as_ref().map(ObjectKey::revision));
         let (whole, leftovers): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.published);
         for entry in whole.iter().rev().take(3) {
-            check_content(&store, entry.key.as_ref().unwrap().revision).await;
+            check_content(&store, entry.key.as_ref().unwrap().revision()).await;
         }
         assert!(leftovers.len() <= 1, "{leftovers:?}");
         clean_up(&store, &leftovers, round.is_multiple_of(2)).await;

@@ -8,7 +8,7 @@ use std::{
 
 use vitrine::{
     error::Kind,
-    model::{ObjectKey, OutputFormat},
+    model::OutputFormat,
     store::{Store, filesystem::FilesystemStore},
 };
 
@@ -33,25 +33,6 @@ async fn an_object_is_three_files_that_others_cannot_read() {
     for name in names(&object) {
         assert_eq!(mode(&object.join(&name)) & 0o137, 0, "{name}");
     }
-}
-
-#[tokio::test]
-async fn a_name_never_leaves_the_folder() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().join("root");
-    fs::create_dir(&root).unwrap();
-    let store = open(&root);
-    let precious = folder.path().join("up-r1");
-    fs::create_dir(&precious).unwrap();
-    for uid in ["../up", "", "a/b", "."] {
-        let key = ObjectKey { uid: uid.to_owned(), revision: 1 };
-        assert_eq!(refused(store.create(&key, 1, OutputFormat::RAW).await.map(|_| ())), Kind::InvalidInput);
-        assert_eq!(refused(store.open(&key).await.map(|_| ())), Kind::InvalidInput);
-        assert_eq!(refused(store.stat(&key).await), Kind::InvalidInput);
-        assert_eq!(refused(store.delete(&key).await), Kind::InvalidInput);
-    }
-    assert!(precious.exists());
-    assert_eq!(names(folder.path()), ["root", "up-r1"]);
 }
 
 #[tokio::test]
