@@ -53,7 +53,8 @@ async fn run_operator(operator: Operator) -> Result<(), Failure> {
     settings.leader_lease = operator.leader_lease;
     settings.agent_grace = operator.agent_grace;
     settings.retry.backoff.base = operator.retry_base;
-    Ok(Box::pin(controller::run(client::connect().await?, settings, stop)).await?)
+    Box::pin(controller::run(client::connect().await?, settings, stop)).await;
+    Ok(())
 }
 
 async fn run_agent(agent: &Agent) -> Result<(), Failure> {

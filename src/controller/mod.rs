@@ -30,7 +30,7 @@ pub use settings::Settings;
 use crate::{
     api::{Image, ImageStore},
     kube::{
-        Error, Result,
+        Error,
         leader::{Election, Leadership, Terms},
     },
 };
@@ -48,31 +48,43 @@ const CONFLICT_DELAY: Duration = Duration::from_millis(200);
 /// How long what is under way may take when asked to stop; kubelets wait 30 s.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// Runs the operator until `stop` is cancelled. It waits to be the leader first.
-///
-/// # Errors
-/// `LeadershipLost`: nothing is done from then on, and the process should end.
-pub async fn run(client: Client, settings: Settings, stop: CancellationToken) -> Result<()> {
+/// Runs the operator until `stop` is cancelled. It acts while it is the leader; when it is not (any more), it waits to be.
+pub async fn run(client: Client, settings: Settings, stop: CancellationToken) {
     let terms = Terms { duration: settings.leader_lease };
     let election = Election::new(client.clone(), &settings.namespace, LEADER_LEASE_NAME, &settings.identity, terms);
-    let leadership = tokio::select! {
-        leadership = election.win() => leadership,
-        () = stop.cancelled() => return Ok(()),
-    };
-    Box::pin(lead(client, settings, stop, leadership)).await
+    loop {
+        let leadership = tokio::select! {
+            leadership = election.win() => leadership,
+            () = stop.cancelled() => return,
+        };
+        let term = Box::pin(lead(client.clone(), settings.clone(), stop.clone(), leadership));
+        match term.await {
+            Some(lost) => tracing::warn!(error = %lost, "this operator stops acting and stands for election again"),
+            None => return,
+        }
+    }
 }
 
-async fn lead(client: Client, settings: Settings, stop: CancellationToken, mut leadership: Leadership) -> Result<()> {
+/// One leadership: why it was lost, or nothing if it was given up because of `stop`. Nothing of it outlives this: what controllers
+/// know is learnt anew by the next one, and what they were about to write is not written.
+async fn lead(
+    client: Client,
+    settings: Settings,
+    stop: CancellationToken,
+    mut leadership: Leadership,
+) -> Option<Error> {
+    let guarded = leadership.mandate().guard(client);
     // Dropping the controllers' future stops them at once, in the middle of what they do: that is what losing leadership asks for.
-    let outcome = tokio::select! {
-        () = control(client, settings, stop.clone()) => Ok(()),
-        lost = leadership.keep() => Err(lost),
-        () = async { stop.cancelled().await; tokio::time::sleep(STOP_WITHIN).await } => Ok(()),
+    let lost = tokio::select! {
+        biased;
+        lost = leadership.keep() => Some(lost),
+        () = control(guarded, settings, stop.clone()) => None,
+        () = async { stop.cancelled().await; tokio::time::sleep(STOP_WITHIN).await } => None,
     };
-    if outcome.is_ok() {
+    if lost.is_none() {
         leadership.release().await;
     }
-    outcome
+    lost
 }
 
 /// The controllers, until `stop` is cancelled and what is under way is done.

@@ -25,8 +25,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// How long a leader may be silent. Others do the same: long enough for an API server's restart of a second or two to go
-    /// unnoticed, short enough that nobody waits.
+    /// How long a leader may be silent, as others have it: an API server's restart of some seconds goes unnoticed, and nobody waits
+    /// long for a successor. A longer outage costs the leadership, and the operator stands again when it is over.
     pub const LEADER_LEASE: Duration = Duration::from_secs(15);
     /// The wait after the first failed attempt, which is long enough for a server to have been restarted.
     pub const RETRY_BASE: Duration = Duration::from_secs(5);
