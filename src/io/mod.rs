@@ -3,8 +3,10 @@
 //! Blocking traits: formats and codecs run on their own threads, where a plain call is simpler and faster than a future.
 //! Knows nothing of HTTP, formats or stores.
 
+mod aligned;
 mod file;
 mod peek;
+mod pool;
 mod pump;
 mod ranges;
 mod spill;
@@ -14,8 +16,10 @@ mod zero;
 
 use bytes::Bytes;
 
+pub use aligned::{AlignedBuffer, PAGE};
 pub use file::FileReader;
 pub use peek::Peeked;
+pub use pool::{Pool, PoolBuffer};
 pub use pump::Pump;
 pub use ranges::RangeSet;
 pub use spill::Spill;

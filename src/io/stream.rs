@@ -6,17 +6,25 @@ use std::{
         Arc,
         mpsc::{Receiver, Sender, channel},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::Feed;
+use super::{Feed, Pool, PoolBuffer};
 use crate::error::{Error, Kind, Result};
 
 /// What the pump sends; the end is a message of its own, so that a pump that died is never taken for it.
+/// Bytes in a block: fits the processor's cache, and is large enough that handing it on costs nothing.
+const BLOCK: usize = 256 << 10;
+/// Free blocks that are kept, 16 MiB: about what a window lets go of at once.
+const FREE_BLOCKS: usize = 64;
+/// When a stream has paused for so long, what came is handed on, so that whoever watches a slow source sees it move.
+const PAUSE: Duration = Duration::from_millis(500);
+
 type Message = Result<Option<Bytes>>;
 
 /// Reads `stream` on `handle`'s runtime, at most `capacity` bytes ahead of whoever takes them from the feed on a thread
@@ -53,10 +61,10 @@ async fn pump(
     capacity: u32,
     token: CancellationToken,
 ) {
-    let mut stream = pin!(stream);
+    let mut blocks = pin!(blocks(stream));
     loop {
         let next = async {
-            let item = stream.next().await.transpose();
+            let item = blocks.next().await.transpose();
             let length = item.as_ref().ok().and_then(Option::as_ref).map_or(0, Bytes::len);
             // A closed semaphore means that the feed is gone; sending fails then, too.
             if let Ok(permits) = room.acquire_many(in_permits(length).min(capacity)).await {
@@ -69,6 +77,88 @@ async fn pump(
         if sender.send(message).is_err() || last {
             return;
         }
+    }
+}
+
+/// The bytes of `stream` in blocks of its own. A connection hands out its receive buffer, and needs a new one each time while the
+/// old one is held; copied, while it is still in the processor's cache, it can be used again. Fewer and larger pieces are also
+/// cheaper for all that follows.
+fn blocks(stream: impl Stream<Item = Result<Bytes>> + Send) -> impl Stream<Item = Result<Bytes>> + Send {
+    stream::unfold((Box::pin(stream), Filling::new()), |(mut stream, mut filling)| async move {
+        let item = filling.next(&mut stream).await?;
+        Some((item, (stream, filling)))
+    })
+}
+
+/// A block being filled.
+struct Filling {
+    pool: Arc<Pool>,
+    block: Option<PoolBuffer>,
+    filled: usize,
+    /// What did not fit into the last block.
+    rest: Bytes,
+    /// How the stream ended, if that is to be told after the last block.
+    ended: Option<Option<Error>>,
+}
+
+impl Filling {
+    fn new() -> Self {
+        Self { pool: Pool::new(FREE_BLOCKS), block: None, filled: 0, rest: Bytes::new(), ended: None }
+    }
+
+    /// The next full block, or what there is of it when the stream pauses or ends.
+    async fn next(&mut self, stream: &mut (impl Stream<Item = Result<Bytes>> + Unpin)) -> Option<Result<Bytes>> {
+        loop {
+            if self.add() == BLOCK {
+                return self.take().map(Ok);
+            }
+            if let Some(end) = &mut self.ended {
+                return match self.filled {
+                    0 => end.take().map(Err),
+                    _ => self.take().map(Ok),
+                };
+            }
+            let next = if self.filled == 0 {
+                stream.next().await
+            } else {
+                match tokio::time::timeout(PAUSE, stream.next()).await {
+                    Ok(next) => next,
+                    Err(_) => return self.take_copy().map(Ok),
+                }
+            };
+            match next {
+                Some(Ok(piece)) => self.rest = piece,
+                Some(Err(error)) => self.ended = Some(Some(error)),
+                None => self.ended = Some(None),
+            }
+        }
+    }
+
+    /// Fills the block from the rest; gives how full it is.
+    fn add(&mut self) -> usize {
+        let pool = &self.pool;
+        if !self.rest.is_empty() {
+            let block = self.block.get_or_insert_with(|| pool.take(BLOCK)).bytes_mut();
+            let room = block.get_mut(self.filled..).unwrap_or_default();
+            let now = self.rest.split_to(room.len().min(self.rest.len()));
+            let (target, _) = room.split_at_mut(now.len());
+            target.copy_from_slice(&now);
+            self.filled = self.filled.saturating_add(now.len());
+        }
+        self.filled
+    }
+
+    /// The block as far as it is filled.
+    fn take(&mut self) -> Option<Bytes> {
+        let filled = std::mem::take(&mut self.filled);
+        let block = self.block.take()?.freeze();
+        Some(block.slice(..filled))
+    }
+
+    /// The same, without holding on to a whole block for a few bytes.
+    fn take_copy(&mut self) -> Option<Bytes> {
+        let filled = std::mem::take(&mut self.filled);
+        self.block.as_ref()?.as_ref().get(..filled).map(Bytes::copy_from_slice)
     }
 }
 
@@ -121,7 +211,7 @@ mod tests {
     async fn all_bytes_come_and_never_more_than_fits_is_read_ahead() {
         let made = Arc::new(AtomicUsize::new(0));
         let mut feed =
-            feed_from(pieces(100, 10_240, made.clone()), &Handle::current(), 40_960, CancellationToken::new());
+            feed_from(pieces(100, BLOCK, made.clone()), &Handle::current(), 4 * BLOCK, CancellationToken::new());
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(made.load(Ordering::SeqCst), 5, "four on the way and one waiting for room");
         let total = tokio::task::spawn_blocking(move || {
@@ -131,14 +221,32 @@ mod tests {
             }
             total
         });
-        assert_eq!(total.await.unwrap(), 1_024_000);
+        assert_eq!(total.await.unwrap(), 100 * BLOCK);
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_piece_larger_than_the_room_passes() {
         let mut feed = feed_from(pieces(3, 10_000, Arc::default()), &Handle::current(), 10, CancellationToken::new());
-        let count = tokio::task::spawn_blocking(move || (0..4).filter(|_| feed.next().unwrap().is_some()).count());
-        assert_eq!(count.await.unwrap(), 3);
+        let read = || (feed.next().unwrap().unwrap().len(), feed.next().unwrap());
+        assert_eq!(tokio::task::block_in_place(read), (30_000, None));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn pieces_become_blocks_with_the_same_bytes() {
+        for length in [1, 1000, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5] {
+            let pieces: Vec<_> = (0..5_u8).map(|n| Bytes::from(vec![n; length])).collect();
+            let expected: Vec<u8> = pieces.concat();
+            let blocks: Vec<_> = blocks(stream::iter(pieces.into_iter().map(Ok))).map(Result::unwrap).collect().await;
+            assert!(blocks.concat() == expected, "{length}");
+            assert!(blocks.iter().rev().skip(1).all(|block| block.len() == BLOCK), "{length}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_before_a_pause_does_not_wait_for_its_end() {
+        let pausing = stream::iter([Ok(Bytes::from_static(b"abc"))]).chain(stream::pending());
+        let mut blocks = pin!(blocks(pausing));
+        assert_eq!(blocks.next().await.unwrap().unwrap(), "abc");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,10 @@ use crate::error::{Error, Kind, Result};
 /// One round trip costs about as much as this many bytes on an ordinary link.
 const FAR: u64 = 4 << 20;
 
+/// Bytes that stay in memory after they were read: compressed clusters share the sectors in which they meet, so that the end of
+/// one is read again with the next. Holds the largest of them.
+const RECENT: u64 = 4 << 20;
+
 /// Fetches a part of the stream's bytes out of turn.
 pub type Fetch = Box<dyn FnMut(u64, u64) -> Result<Bytes> + Send>;
 
@@ -100,6 +104,18 @@ impl<F: Feed> Window<F> {
         }
     }
 
+    /// Like `read_up_to`, in the pieces in which the bytes came, so that large stretches are not copied together.
+    ///
+    /// # Errors
+    /// As `read_up_to`.
+    pub fn read_pieces(&mut self, offset: u64, length: usize) -> Result<Vec<Bytes>> {
+        let Some(range) = self.reach(offset, length)? else { return Ok(Vec::new()) };
+        let mut pieces = Vec::new();
+        self.pieces_of(&range, &mut |piece| pieces.push(piece))?;
+        self.note_read(&range);
+        Ok(pieces)
+    }
+
     /// Bytes that had to wait on disk.
     pub fn spilled(&self) -> u64 {
         self.spill.written()
@@ -114,10 +130,18 @@ impl<F: Feed> Window<F> {
         self.compare(self.held.end, &piece)?;
         self.held.end = self.held.end.saturating_add(piece.len() as u64);
         self.pieces.push_back(piece);
-        while self.held.end.saturating_sub(self.held.start) > self.limits.memory && self.oldest_ends_by(pinned) {
+        while self.oldest_may_go() && self.oldest_ends_by(pinned) {
             self.evict()?;
         }
         Ok(true)
+    }
+
+    /// Whether the oldest piece is in the way: too much is held, or it was read and is not among the latest.
+    fn oldest_may_go(&self) -> bool {
+        let Some(oldest) = self.pieces.front() else { return false };
+        let held = self.held.end.saturating_sub(self.held.start);
+        let piece = self.held.start..self.held.start.saturating_add(oldest.len() as u64);
+        held > self.limits.memory || (held > RECENT && self.keep == Keep::Unread && self.read.contains(&piece))
     }
 
     fn oldest_ends_by(&self, offset: u64) -> bool {
@@ -158,6 +182,20 @@ impl<F: Feed> Window<F> {
         Ok(())
     }
 
+    /// Lets the stream come as far as the read needs; gives what there is of it, if anything.
+    fn reach(&mut self, offset: u64, length: usize) -> Result<Option<Range<u64>>> {
+        let wanted = offset..offset.saturating_add(length as u64);
+        // A known length ends the read; without one only the stream's end does.
+        let end = self.length.map_or(wanted.end, |length| wanted.end.min(length));
+        while self.held.end < end && self.advance(offset)? {}
+        let range = wanted.start..end.min(self.held.end);
+        Ok(Some(range).filter(|range| range.start < range.end))
+    }
+
+    fn note_read(&mut self, range: &Range<u64>) {
+        self.read.insert(range.start.max(self.held.start)..range.end);
+    }
+
     /// Copies `range` out of memory and spill file.
     fn collect(&mut self, range: &Range<u64>) -> Result<Bytes> {
         if let Some(bytes) = self.borrow(range) {
@@ -165,24 +203,35 @@ impl<F: Feed> Window<F> {
         }
         let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let mut buffer = BytesMut::with_capacity(length);
+        self.pieces_of(range, &mut |piece| buffer.extend_from_slice(&piece))?;
+        Ok(buffer.freeze())
+    }
+
+    /// Gives `range` to `take`, piece by piece: first what waits in the spill file, then what is in memory.
+    fn pieces_of(&mut self, range: &Range<u64>, take: &mut dyn FnMut(Bytes)) -> Result<()> {
         let on_disk = range.start..range.end.min(self.held.start);
         if on_disk.start < on_disk.end {
             if !self.spill.holds(&on_disk) {
                 return Err(gone(&on_disk));
             }
-            buffer.resize(usize::try_from(on_disk.end.saturating_sub(on_disk.start)).unwrap_or(usize::MAX), 0);
+            let length = usize::try_from(on_disk.end.saturating_sub(on_disk.start)).unwrap_or(usize::MAX);
+            let mut buffer = BytesMut::zeroed(length);
             self.spill.read(on_disk.start, &mut buffer)?;
+            take(buffer.freeze());
         }
         let mut start = self.held.start;
         for piece in &self.pieces {
             let end = start.saturating_add(piece.len() as u64);
-            buffer.extend_from_slice(slice(piece, start, range));
+            let part = slice(piece, start, range);
+            if !part.is_empty() {
+                take(piece.slice_ref(part));
+            }
             if end >= range.end {
                 break;
             }
             start = end;
         }
-        Ok(buffer.freeze())
+        Ok(())
     }
 
     /// `range` without copying, if one piece holds all of it.
@@ -223,16 +272,9 @@ impl<F: Feed> ReadAt for Window<F> {
     }
 
     fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
-        let wanted = offset..offset.saturating_add(length as u64);
-        // A known length ends the read; without one only the stream's end does.
-        let end = self.length.map_or(wanted.end, |length| wanted.end.min(length));
-        while self.held.end < end && self.advance(offset)? {}
-        let range = wanted.start..end.min(self.held.end);
-        if range.start >= range.end {
-            return Ok(Bytes::new());
-        }
+        let Some(range) = self.reach(offset, length)? else { return Ok(Bytes::new()) };
         let bytes = self.collect(&range)?;
-        self.read.insert(range.start.max(self.held.start)..range.end);
+        self.note_read(&range);
         Ok(bytes)
     }
 }

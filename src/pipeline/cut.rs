@@ -21,6 +21,9 @@ pub trait Input: Send {
     /// Up to `length` bytes of data at `offset`; fewer only at the input's end.
     fn read(&mut self, offset: u64, length: usize) -> Result<Bytes>;
 
+    /// The same for a long stretch, in as many pieces as it comes.
+    fn read_pieces(&mut self, offset: u64, length: usize) -> Result<Vec<Bytes>>;
+
     /// Called once, after the last read: lets pass what nobody asked for.
     fn finish(&mut self) -> Result<()>;
 }
@@ -32,6 +35,10 @@ impl<F: Feed> Input for Window<F> {
 
     fn read(&mut self, offset: u64, length: usize) -> Result<Bytes> {
         self.read_up_to(offset, length)
+    }
+
+    fn read_pieces(&mut self, offset: u64, length: usize) -> Result<Vec<Bytes>> {
+        Self::read_pieces(self, offset, length)
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -49,6 +56,10 @@ impl<R: ReadAt> Input for Direct<R> {
 
     fn read(&mut self, offset: u64, length: usize) -> Result<Bytes> {
         self.0.read_up_to(offset, length)
+    }
+
+    fn read_pieces(&mut self, offset: u64, length: usize) -> Result<Vec<Bytes>> {
+        Ok(vec![self.0.read_up_to(offset, length)?])
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -151,11 +162,12 @@ impl<'a> Cutter<'a> {
             let chunk_end = index.saturating_add(1).saturating_mul(CHUNK_SIZE);
             let length = end.min(chunk_end).saturating_sub(self.at);
             let passed = self.at.saturating_sub(start);
-            let Some(segment) = self.read(&mapping.place, passed, length, size.is_some())? else {
+            let segments = self.read(&mapping.place, passed, length, size.is_some())?;
+            let got = segments.iter().map(|segment| segment.length as u64).sum();
+            if got == 0 {
                 return Ok(Followed::End);
-            };
-            let got = segment.length as u64;
-            self.push(segment, index, size);
+            }
+            self.push(segments, index, size);
             self.at = self.at.saturating_add(got);
             self.check_size()?;
             if got < length {
@@ -165,20 +177,20 @@ impl<'a> Cutter<'a> {
         Ok(Followed::On)
     }
 
-    /// The segment of `length` bytes that lies `passed` bytes into `place`. Short or absent only where the input may end.
-    fn read(&mut self, place: &Place, passed: u64, length: u64, whole: bool) -> Result<Option<Segment>> {
+    /// The `length` bytes that lie `passed` bytes into `place`. Fewer only where the input may end.
+    fn read(&mut self, place: &Place, passed: u64, length: u64, whole: bool) -> Result<Vec<Segment>> {
         let at = usize_of(self.at % CHUNK_SIZE);
         let wanted = usize_of(length);
         match place {
-            Place::Zero => Ok(None),
+            Place::Zero => Ok(Vec::new()),
             Place::Raw { host } => {
                 let offset = host.saturating_add(passed);
-                let bytes = self.input.read(offset, wanted)?;
-                if whole && bytes.len() < wanted {
-                    return Err(truncated(offset, wanted, bytes.len()).into());
+                let segments = in_a_row(at, self.input.read_pieces(offset, wanted)?);
+                let got = segments.iter().map(|segment| segment.length).sum();
+                if whole && got < wanted {
+                    return Err(truncated(offset, wanted, got).into());
                 }
-                let segment = Segment { at, length: bytes.len(), bytes, packed: None };
-                Ok(Some(segment).filter(|segment| segment.length > 0))
+                Ok(segments)
             }
             Place::Packed { host, host_length, codec, unpacked_length, skip } => {
                 let bytes = self.input.read(*host, usize_of(u64::from(*host_length)))?;
@@ -188,14 +200,15 @@ impl<'a> Cutter<'a> {
                 let skip = usize_of(u64::from(*skip).saturating_add(passed));
                 let unpacked_length = usize_of(u64::from(*unpacked_length));
                 let packed = Some(Packed { codec: codec.clone(), unpacked_length, skip });
-                Ok(Some(Segment { at, length: wanted, bytes, packed }))
+                Ok(vec![Segment { at, length: wanted, bytes, packed }])
             }
         }
     }
 
-    fn push(&mut self, segment: Segment, index: u64, size: Option<u64>) {
+    fn push(&mut self, segments: Vec<Segment>, index: u64, size: Option<u64>) {
         let length = size.map_or(usize_of(CHUNK_SIZE), |size| chunk_length(index, size));
-        self.unit.get_or_insert_with(|| Unit { index, length, segments: Vec::new() }).segments.push(segment);
+        let unit = self.unit.get_or_insert_with(|| Unit { index, length, segments: Vec::new() });
+        unit.segments.extend(segments);
     }
 
     /// A stream of unknown length must not grow past the limit either.
@@ -208,6 +221,16 @@ impl<'a> Cutter<'a> {
             format!("the disk is larger than the {most} bytes allowed: raise maxVirtualSize if it is meant to be");
         Err(Violation::new(Rule::VirtualSizeLimit, "virtual size", format!("more than {most}"), message).into())
     }
+}
+
+/// One segment for each piece, the first `at` bytes into the chunk.
+fn in_a_row(mut at: usize, pieces: Vec<Bytes>) -> Vec<Segment> {
+    let place = |bytes: Bytes| {
+        let segment = Segment { at, length: bytes.len(), bytes, packed: None };
+        at = at.saturating_add(segment.length);
+        segment
+    };
+    pieces.into_iter().map(place).filter(|segment| segment.length > 0).collect()
 }
 
 enum Followed {

@@ -9,7 +9,6 @@
 //! and encodes chunks on all cores; `deliver` gives them their place in the output, in order. Every queue is bounded, so
 //! memory does not grow with the image.
 
-mod buffers;
 mod convert;
 mod cut;
 mod deliver;

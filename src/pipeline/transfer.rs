@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Input, Progress,
-    buffers::Buffers,
     cut::{Cutter, Unit},
     deliver::{Delivery, Group, NamedSink, SinkTask, WrittenFile},
     work::{Finished, Worker},
@@ -15,11 +14,15 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     format::{DiskMap, Encoder},
+    io::Pool,
     model::{ContentManifest, Limits},
 };
 
 /// Chunks under way beside those in the workers' hands: enough that a slow one does not stop the others.
 const AHEAD: usize = 1;
+
+/// Free chunk buffers that are kept: as many as can wait in a sink, and come back at once when the disk has caught up.
+const KEPT_BUFFERS: usize = 8;
 
 /// One output format and the sinks that get a file in it.
 pub struct Output {
@@ -97,7 +100,7 @@ pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> 
         Err(error) => return Err(Failed { error: Some(error), sinks: Vec::new() }),
     };
     let mut delivery = Delivery::new(groups, require_all, &limits, &progress);
-    let worker = Worker::new(Buffers::new(workers.saturating_add(AHEAD)), encoders);
+    let worker = Worker::new(Pool::new(workers.saturating_add(KEPT_BUFFERS)), encoders);
     let result = thread::scope(|scope| {
         let (units, work) = bounded::<Job>(1);
         let (promises, order) = bounded(workers.saturating_add(AHEAD));

@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{
-    buffers::Buffers,
-    cut::{Packed, Segment, Unit},
-};
+use super::cut::{Packed, Segment, Unit};
 use crate::{
     error::{Error, Kind, Result},
     format::{EncodedChunk, Encoder},
-    io::nonzero_runs,
+    io::{Pool, is_zero, nonzero_runs},
     model::{Chunk, ChunkDigest},
 };
 
@@ -28,13 +25,13 @@ pub struct Finished {
 
 /// Makes finished chunks of units.
 pub struct Worker {
-    buffers: Arc<Buffers>,
+    buffers: Arc<Pool>,
     encoders: Vec<Arc<dyn Encoder>>,
 }
 
 impl Worker {
     /// A worker that encodes with each of `encoders`.
-    pub fn new(buffers: Arc<Buffers>, encoders: Vec<Arc<dyn Encoder>>) -> Self {
+    pub fn new(buffers: Arc<Pool>, encoders: Vec<Arc<dyn Encoder>>) -> Self {
         Self { buffers, encoders }
     }
 
@@ -44,6 +41,10 @@ impl Worker {
     /// A violation if a compressed cluster does not unpack.
     pub fn finish(&self, unit: Unit) -> Result<Option<Finished>> {
         let index = unit.index;
+        // Stops at the first byte that is something else, so this costs nothing where there is data.
+        if unit.segments.iter().all(|segment| segment.packed.is_none() && is_zero(&segment.bytes)) {
+            return Ok(None);
+        }
         let data = self.assemble(unit)?;
         let runs = nonzero_runs(&data);
         if runs.is_empty() {

@@ -10,12 +10,14 @@
 //!
 //! `tests/stores` holds the conformance suite that every one of them passes.
 
+mod data_file;
 pub mod discard;
 pub mod fault;
 pub mod filesystem;
 pub mod limit;
 pub mod memory;
 pub mod plain;
+mod writeback;
 
 use std::{sync::Arc, time::Duration};
 

@@ -6,9 +6,12 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +22,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store, describe};
+use super::{
+    Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store,
+    data_file::{DataFile, open_direct},
+    describe,
+};
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, Verified},
@@ -65,7 +72,11 @@ impl PlainFile {
         let partial = folder.join(format!(".{name}.partial-{:016x}", rand::random::<u64>()));
         let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&partial);
         let file = file.map_err(|e| Error::io(format!("making a file in {}", folder.display()), e))?;
-        Ok(PlainSink { file: Arc::new(file), partial: Some(partial), target: self.clone(), format })
+        let cloned = file.try_clone().map_err(|e| Error::io(format!("making a file in {}", folder.display()), e))?;
+        let written = Arc::new(OwnedFd::from(cloned));
+        let direct = open_direct(CWD, &partial, &written);
+        let data = Arc::new(Mutex::new(DataFile::new(written, direct)));
+        Ok(PlainSink { file, data, partial: Some(partial), target: self.clone(), format })
     }
 }
 
@@ -125,7 +136,8 @@ fn not_kept(key: &ObjectKey) -> Error {
 }
 
 struct PlainSink {
-    file: Arc<File>,
+    file: File,
+    data: Arc<Mutex<DataFile>>,
     /// The private name, until the file has its own.
     partial: Option<PathBuf>,
     target: PlainFile,
@@ -174,9 +186,11 @@ fn rename(partial: &Path, target: &PlainFile) -> Result<()> {
 #[async_trait]
 impl Sink for PlainSink {
     async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
-        let (file, name) = (Arc::clone(&self.file), self.target.path.display().to_string());
+        let (data, name) = (Arc::clone(&self.data), self.target.path.display().to_string());
         blocking(move || {
-            file.write_all_at(&bytes, offset).map_err(|e| Error::io(format!("writing {name} at byte {offset}"), e))
+            let mut data = data.lock().unwrap_or_else(PoisonError::into_inner);
+            let written = data.write(&[&bytes], offset);
+            written.map_err(|errno| Error::io(format!("writing {name} at byte {offset}"), errno.into()))
         })
         .await
     }

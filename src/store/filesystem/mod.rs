@@ -28,7 +28,6 @@ mod room;
 mod sink;
 mod sweep;
 mod tree;
-mod writeback;
 mod writer;
 
 use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};

@@ -7,7 +7,10 @@ use std::{os::fd::OwnedFd, sync::Arc};
 use rustix::{fs::FlockOperation, io::Errno};
 
 use super::{
-    super::ObjectStat,
+    super::{
+        ObjectStat,
+        data_file::{DataFile, open_direct},
+    },
     fence::Fence,
     layout::{self, Entry, Token},
     place::Place,
@@ -78,6 +81,11 @@ impl Partial {
     /// The data file.
     pub(super) fn data(&self) -> &Arc<OwnedFd> {
         &self.data
+    }
+
+    /// The data file, for writing.
+    pub(super) fn writable(&self) -> DataFile {
+        DataFile::new(Arc::clone(&self.data), open_direct(&self.directory, layout::DATA, &self.data))
     }
 
     /// The key as messages name it.

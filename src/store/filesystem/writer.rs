@@ -3,8 +3,6 @@
 //! Runs on its own thread and not on the runtime's: it must finish its work, or clean up, also while the runtime shuts down.
 
 use std::{
-    io::IoSlice,
-    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +14,12 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{super::ObjectStat, partial::Partial, place::Place, room};
+use super::{
+    super::{ObjectStat, data_file::DataFile},
+    partial::Partial,
+    place::Place,
+    room,
+};
 use crate::{
     error::{Error, Kind, Result},
     model::StoredImage,
@@ -24,8 +27,8 @@ use crate::{
 
 /// Bytes that one system call writes at most: large enough that its cost does not show, small enough that several fit into
 /// the memory of a sink.
-const MAX_BATCH: usize = 1 << 20;
-/// Pieces that one system call writes at most: 4 KiB pieces fill a batch. The kernel's limit is 1024 (`IOV_MAX`).
+const MAX_BATCH: usize = 4 << 20;
+/// Pieces that one system call writes at most: 4 KiB pieces fill a batch, and the kernel takes no more (`IOV_MAX`).
 const MAX_PIECES: usize = MAX_BATCH / 4096;
 
 /// What a sink asks of its thread.
@@ -99,14 +102,14 @@ pub(super) struct Writer {
     partial: Partial,
     progress: Arc<Progress>,
     allowance: room::Allowance,
-    writeback: super::writeback::Writeback,
+    data: DataFile,
 }
 
 impl Writer {
     /// A writer of `partial`.
     pub(super) fn new(place: Arc<Place>, partial: Partial, progress: Arc<Progress>) -> Self {
-        let writeback = super::writeback::Writeback::new(Arc::clone(partial.data()));
-        Self { place, partial, progress, allowance: room::Allowance::default(), writeback }
+        let data = partial.writable();
+        Self { place, partial, progress, allowance: room::Allowance::default(), data }
     }
 
     /// Works until the object is published or given up. A queue whose sender is gone means that it is given up.
@@ -157,10 +160,8 @@ impl Writer {
         let (start, end) = (first.offset, last.end());
         let length = end.saturating_sub(start);
         self.allowance.take(&self.place, self.partial.data(), &self.partial.label(), length)?;
-        let mut slices: Vec<_> = batch.iter().map(|piece| IoSlice::new(&piece.bytes)).collect();
-        write_all(self.partial.data(), &mut slices, start).map_err(|errno| self.explain(errno, length))?;
-        self.writeback.wrote(start, end);
-        Ok(())
+        let pieces: Vec<&[u8]> = batch.iter().map(|piece| &*piece.bytes).collect();
+        self.data.write(&pieces, start).map_err(|errno| self.explain(errno, length))
     }
 
     fn explain(&self, errno: Errno, length: u64) -> Error {
@@ -190,19 +191,4 @@ fn gather(first: Piece, queue: &mpsc::Receiver<Order>) -> (Vec<Piece>, Option<Or
         }
     }
     (batch, None)
-}
-
-fn write_all(file: &OwnedFd, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> std::result::Result<(), Errno> {
-    while !slices.is_empty() {
-        match rustix::io::pwritev(file, slices, offset) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(count) => {
-                IoSlice::advance_slices(&mut slices, count);
-                offset = offset.saturating_add(count as u64);
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
