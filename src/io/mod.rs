@@ -25,7 +25,7 @@ pub use ranges::RangeSet;
 pub use spill::Spill;
 pub use stream::feed_from;
 pub use window::{Fetch, Keep, Tables, Window, WindowLimits};
-pub use zero::{is_zero, nonzero_runs};
+pub use zero::{NonzeroRuns, is_zero, nonzero_runs};
 
 use crate::error::Result;
 

@@ -20,8 +20,8 @@ use crate::error::{Error, Kind, Result};
 /// What the pump sends; the end is a message of its own, so that a pump that died is never taken for it.
 /// Bytes in a block: fits the processor's cache, and is large enough that handing it on costs nothing.
 const BLOCK: usize = 256 << 10;
-/// Free blocks that are kept, 16 MiB: about what a window lets go of at once.
-const FREE_BLOCKS: usize = 64;
+/// Free blocks that are kept, 4 MiB: a chunk of the disk lets go of as many at once.
+const FREE_BLOCKS: usize = 16;
 /// When a stream has paused for so long, what came is handed on, so that whoever watches a slow source sees it move.
 const PAUSE: Duration = Duration::from_millis(500);
 

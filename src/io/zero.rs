@@ -15,19 +15,37 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 
 /// The parts of `bytes` that hold something else than zeros, in units of 4096 bytes: ascending, not touching, never empty.
 pub fn nonzero_runs(bytes: &[u8]) -> Vec<Range<u32>> {
-    let mut runs: Vec<Range<u32>> = Vec::new();
-    let mut start = 0_u32;
-    for block in bytes.chunks(BLOCK) {
-        let end = start.saturating_add(u32::try_from(block.len()).unwrap_or(u32::MAX));
-        if !is_zero(block) {
-            match runs.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => runs.push(start..end),
+    let mut runs = NonzeroRuns::default();
+    runs.add(bytes);
+    runs.finish()
+}
+
+/// The same for bytes that come in parts, of which all but the last are a multiple of 4096 long.
+#[derive(Debug, Default)]
+pub struct NonzeroRuns {
+    runs: Vec<Range<u32>>,
+    at: u32,
+}
+
+impl NonzeroRuns {
+    /// Takes the next part.
+    pub fn add(&mut self, bytes: &[u8]) {
+        for block in bytes.chunks(BLOCK) {
+            let start = self.at;
+            self.at = start.saturating_add(u32::try_from(block.len()).unwrap_or(u32::MAX));
+            if !is_zero(block) {
+                match self.runs.last_mut() {
+                    Some(last) if last.end == start => last.end = self.at,
+                    _ => self.runs.push(start..self.at),
+                }
             }
         }
-        start = end;
     }
-    runs
+
+    /// The parts that hold something.
+    pub fn finish(self) -> Vec<Range<u32>> {
+        self.runs
+    }
 }
 
 #[cfg(test)]

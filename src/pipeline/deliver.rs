@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Batches that wait for a sink; each holds one chunk at most.
-const QUEUE: usize = 2;
+const QUEUE: usize = 1;
 
 /// Adjoining pieces are joined up to this many bytes, so that a store gets few large writes instead of many small ones.
 const JOINED: usize = 4 << 20;

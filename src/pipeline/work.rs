@@ -1,6 +1,6 @@
 //! What is computed for each chunk, on any core: unpack, find zeros, hash, encode.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
@@ -8,9 +8,13 @@ use super::cut::{Packed, Segment, Unit};
 use crate::{
     error::{Error, Kind, Result},
     format::{EncodedChunk, Encoder},
-    io::{Pool, is_zero, nonzero_runs},
+    io::{NonzeroRuns, Pool, PoolBuffer, is_zero},
     model::{Chunk, ChunkDigest},
 };
+
+/// Bytes that are hashed and searched for zeros at once: they fit the processor's cache together with what they were made of, and
+/// are enough for BLAKE3 to work on all lanes. A multiple of 4096.
+const LOOKED_AT: usize = 128 << 10;
 
 /// A chunk that is ready to be written.
 #[derive(Debug)]
@@ -25,14 +29,14 @@ pub struct Finished {
 
 /// Makes finished chunks of units.
 pub struct Worker {
-    buffers: Arc<Pool>,
+    pool: Arc<Pool>,
     encoders: Vec<Arc<dyn Encoder>>,
 }
 
 impl Worker {
     /// A worker that encodes with each of `encoders`.
-    pub fn new(buffers: Arc<Pool>, encoders: Vec<Arc<dyn Encoder>>) -> Self {
-        Self { buffers, encoders }
+    pub fn new(pool: Arc<Pool>, encoders: Vec<Arc<dyn Encoder>>) -> Self {
+        Self { pool, encoders }
     }
 
     /// The finished chunk; `None` if it is all zero.
@@ -45,41 +49,81 @@ impl Worker {
         if unit.segments.iter().all(|segment| segment.packed.is_none() && is_zero(&segment.bytes)) {
             return Ok(None);
         }
-        let data = self.assemble(unit)?;
-        let runs = nonzero_runs(&data);
+        let Assembled { data, runs, digest } = self.assemble(unit)?;
         if runs.is_empty() {
             return Ok(None);
         }
-        let digest = *blake3::hash(&data).as_bytes();
         let chunk = Chunk { index, data, runs, digest };
         let data = chunk.runs.iter().map(|run| u64::from(run.end.saturating_sub(run.start))).sum();
         let encoded = self.encoders.iter().map(|encoder| encoder.encode(&chunk)).collect::<Result<_>>()?;
         Ok(Some(Finished { digest: ChunkDigest { index, digest }, data, encoded }))
     }
 
-    /// All bytes of the chunk.
-    fn assemble(&self, mut unit: Unit) -> Result<Bytes> {
-        // The usual case of an uncompressed disk: one run of file bytes is the chunk, and nothing needs to be copied.
-        if let [Segment { at: 0, length, packed: None, .. }] = unit.segments.as_slice()
-            && *length == unit.length
-            && let Some(segment) = unit.segments.pop()
-        {
-            return Ok(segment.bytes);
-        }
-        let mut buffer = self.buffers.take(unit.length);
-        let mut rest = buffer.bytes_mut();
-        let mut at = 0_usize;
+    /// All bytes of the chunk, and what is known of them.
+    fn assemble(&self, unit: Unit) -> Result<Assembled> {
+        let mut filling = Filling::new(self.pool.take(unit.length));
         for segment in unit.segments {
-            let gap = segment.at.checked_sub(at).ok_or_else(overlap)?;
-            let (zeros, after) = rest.split_at_mut_checked(gap).ok_or_else(overlap)?;
-            zeros.fill(0);
-            let (target, after) = after.split_at_mut_checked(segment.length).ok_or_else(overlap)?;
-            fill(&segment, target)?;
-            rest = after;
-            at = segment.at.saturating_add(segment.length);
+            filling.leave_zero_until(segment.at)?;
+            filling.add(segment.length, |target| fill(&segment, target))?;
         }
-        rest.fill(0);
-        Ok(buffer.freeze())
+        filling.leave_zero_until(unit.length)?;
+        Ok(filling.finish())
+    }
+}
+
+/// A chunk with what is told of it.
+struct Assembled {
+    data: Bytes,
+    runs: Vec<Range<u32>>,
+    digest: [u8; 32],
+}
+
+/// A chunk that is being put together from its beginning. What is there is hashed while the processor still has it in its cache: a
+/// whole chunk is larger than that.
+struct Filling {
+    buffer: PoolBuffer,
+    filled: usize,
+    seen: usize,
+    runs: NonzeroRuns,
+    hasher: blake3::Hasher,
+}
+
+impl Filling {
+    fn new(buffer: PoolBuffer) -> Self {
+        Self { buffer, filled: 0, seen: 0, runs: NonzeroRuns::default(), hasher: blake3::Hasher::new() }
+    }
+
+    fn leave_zero_until(&mut self, end: usize) -> Result<()> {
+        let gap = end.checked_sub(self.filled).ok_or_else(overlap)?;
+        self.add(gap, |target| {
+            target.fill(0);
+            Ok(())
+        })
+    }
+
+    /// Has `write` fill the next `length` bytes.
+    fn add(&mut self, length: usize, write: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+        let end = self.filled.checked_add(length).ok_or_else(overlap)?;
+        write(self.buffer.bytes_mut().get_mut(self.filled..end).ok_or_else(overlap)?)?;
+        self.filled = end;
+        while self.filled.saturating_sub(self.seen) >= LOOKED_AT {
+            self.look(LOOKED_AT);
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, length: usize) {
+        let end = self.seen.saturating_add(length);
+        let bytes = self.buffer.as_ref().get(self.seen..end).unwrap_or_default();
+        self.runs.add(bytes);
+        self.hasher.update(bytes);
+        self.seen = end;
+    }
+
+    fn finish(mut self) -> Assembled {
+        self.look(self.filled.saturating_sub(self.seen));
+        let digest = *self.hasher.finalize().as_bytes();
+        Assembled { data: self.buffer.freeze(), runs: self.runs.finish(), digest }
     }
 }
 

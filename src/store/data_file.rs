@@ -20,7 +20,7 @@ use crate::io::{AlignedBuffer, PAGE};
 
 /// Shorter stretches go through the page cache, where the kernel gathers them: alone, each would cost a round trip to the disk,
 /// which on a network's disk is a millisecond.
-const SHORTEST: u64 = 1 << 20;
+const SHORTEST: u64 = 256 << 10;
 /// Bytes that are copied together when they are not where the disk can fetch them.
 const STAGING: usize = 4 << 20;
 /// Asks statx(2) for the alignment that direct writes need (`STATX_DIOALIGN`, Linux 6.1), which rustix has no name for.

@@ -20,9 +20,9 @@ use crate::{
     model::{ObjectKey, OutputFormat, Verified},
 };
 
-/// Memory of the pieces that wait to be written, in bytes per sink. Covers several of the largest pieces, so that the disk
+/// Memory of the pieces that wait to be written, in bytes per sink. Covers three of the largest pieces, so that the disk
 /// never waits for the next.
-const MEMORY: usize = 16 << 20;
+const MEMORY: usize = 12 << 20;
 /// A longer piece is handed over in parts of this size, so that none needs all of `MEMORY`.
 const MAX_PIECE: usize = 4 << 20;
 /// What a piece counts at least, so that a flood of tiny ones is bounded too: more than a place in the queue takes.

@@ -2,12 +2,10 @@
 //!
 //! Runs on its own thread and not on the runtime's: it must finish its work, or clean up, also while the runtime shuts down.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+    mpsc,
 };
 
 use bytes::Bytes;
@@ -121,6 +119,8 @@ impl Writer {
                     let batch;
                     (batch, next) = gather(first, queue);
                     self.write(&batch);
+                    // Before waiting: the sender may need the memory that the batch holds.
+                    drop(batch);
                     next = next.or_else(|| queue.recv().ok());
                 }
                 Order::Publish { image, reply } => {
