@@ -98,7 +98,7 @@ struct Filling {
     /// What did not fit into the last block.
     rest: Bytes,
     /// How the stream ended, if that is to be told after the last block.
-    ended: Option<Option<Error>>,
+    ended: Option<Result<()>>,
 }
 
 impl Filling {
@@ -114,7 +114,7 @@ impl Filling {
             }
             if let Some(end) = &mut self.ended {
                 return match self.filled {
-                    0 => end.take().map(Err),
+                    0 => std::mem::replace(end, Ok(())).err().map(Err),
                     _ => self.take().map(Ok),
                 };
             }
@@ -128,8 +128,8 @@ impl Filling {
             };
             match next {
                 Some(Ok(piece)) => self.rest = piece,
-                Some(Err(error)) => self.ended = Some(Some(error)),
-                None => self.ended = Some(None),
+                Some(Err(error)) => self.ended = Some(Err(error)),
+                None => self.ended = Some(Ok(())),
             }
         }
     }
