@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Longest message, in characters: the bound in the definition of ImageTask.
-const MAX_MESSAGE: usize = 4096;
+pub const MAX_MESSAGE: usize = 4096;
 /// What a cut-off message ends with.
 const CUT: &str = "…";
 
@@ -17,6 +17,20 @@ pub fn describe(error: &Error) -> TaskFailure {
         rule: error.violation().map(|violation| violation.rule.to_string()),
         message: shorten(&error.to_string(), MAX_MESSAGE),
         retryable: error.is_retryable(),
+    }
+}
+
+/// What to write of a task whose true status the API server refuses, for the reason `why`. `done` says how it ended.
+pub fn unwritable(done: &str, why: &str) -> TaskFailure {
+    let message = format!(
+        "{done}, and the task's status cannot say so: {why}. Are the definitions (CRDs) as new as the agents, and does an admission \
+         policy or webhook apply to ImageTasks? Correct that, and change the Image"
+    );
+    TaskFailure {
+        reason: reason(Kind::Internal).to_owned(),
+        rule: None,
+        message: shorten(&message, MAX_MESSAGE),
+        retryable: false,
     }
 }
 

@@ -39,6 +39,17 @@ pub enum Outcome {
     Failed(TaskFailure),
 }
 
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is written.
+    Yes,
+    /// The task is gone.
+    Gone,
+    /// The API server finds it invalid, and says why.
+    Invalid(String),
+}
+
 /// One task, by name and uid.
 #[derive(Clone)]
 pub struct Reporter {
@@ -62,8 +73,8 @@ impl Reporter {
         })
     }
 
-    /// Writes that agent `id` works on `task`. False if the task is gone; `None` once `stop` is cancelled.
-    pub async fn take_up(&self, task: &ImageTask, id: &str, stop: &CancellationToken) -> Option<bool> {
+    /// Writes that agent `id` works on `task`. `None` once `stop` is cancelled.
+    pub async fn take_up(&self, task: &ImageTask, id: &str, stop: &CancellationToken) -> Option<Written> {
         let started = task.status.as_ref().and_then(|status| status.started_at.clone()).unwrap_or_else(now);
         let status = json!({
             "phase": TaskPhase::Running,
@@ -84,8 +95,8 @@ impl Reporter {
         request::once(self.patch(&status)).await
     }
 
-    /// Writes the end, until it is written. False if the task is gone; `None` once `stop` is cancelled.
-    pub async fn finish(&self, outcome: &Outcome, stop: &CancellationToken) -> Option<bool> {
+    /// Writes the end, until there is an answer. `None` once `stop` is cancelled.
+    pub async fn finish(&self, outcome: &Outcome, stop: &CancellationToken) -> Option<Written> {
         let mut status = match outcome {
             Outcome::Imported(result) => json!({ "phase": TaskPhase::Succeeded, "result": result }),
             Outcome::Removed => json!({ "phase": TaskPhase::Succeeded }),
@@ -97,15 +108,16 @@ impl Reporter {
         self.write("writing the task's end", status, stop).await
     }
 
-    async fn write(&self, what: &str, status: Value, stop: &CancellationToken) -> Option<bool> {
+    async fn write(&self, what: &str, status: Value, stop: &CancellationToken) -> Option<Written> {
         let answer = request::until_answered(what, stop, || self.patch_if_same(&status)).await?;
-        match answer {
-            Ok(()) => Some(true),
+        Some(match answer {
+            Ok(()) => Written::Yes,
+            Err(error @ RequestError::Invalid(_)) => Written::Invalid(error.to_string()),
             Err(error) => {
                 tracing::info!(%error, "{what}: the task is gone");
-                Some(false)
+                Written::Gone
             }
-        }
+        })
     }
 
     async fn patch(&self, status: &Value) -> kube::Result<()> {

@@ -11,6 +11,9 @@ pub const DEADLINE: Duration = Duration::from_secs(12);
 /// The first pause before a request is made again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often an object that the API server finds invalid is sent before that is believed: for 8 to 16 s, in which new definitions and
+/// policies reach all API servers.
+const INVALID_TRIES: u32 = 7;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum RequestError {
     /// The API server refuses what was asked, now and later unless somebody changes something.
     #[error("refused by the API server: {0}")]
     Refused(#[source] ClientError),
+    /// What was sent breaks a rule of its definition, or of an admission policy: it will be refused as long as it is as it is.
+    #[error("refused by the API server: {0}")]
+    Invalid(#[source] ClientError),
     /// It cannot be reached, or cannot answer now.
     #[error("the API server does not answer: {0}")]
     Unavailable(#[source] ClientError),
@@ -41,6 +47,7 @@ impl From<ClientError> for RequestError {
         match code {
             404 => Self::NotFound,
             409 => Self::Conflict,
+            422 => Self::Invalid(error),
             400..=428 => Self::Refused(error),
             _ => Self::Unavailable(error),
         }
@@ -53,7 +60,8 @@ pub async fn once<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T
 }
 
 /// Makes a request until it is answered with something else than a failure that may pass; `None` once `stop` is cancelled.
-/// A refusal is tried again too: rights and policies reach the API server's caches after the objects they are about.
+/// A refusal is tried again too: rights and policies reach the API server's caches after the objects they are about. Only what is found
+/// invalid time and again is answered so.
 pub async fn until_answered<T, F>(
     what: &str,
     stop: &CancellationToken,
@@ -62,13 +70,17 @@ pub async fn until_answered<T, F>(
 where
     F: Future<Output = kube::Result<T>>,
 {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut invalid) = (FIRST_PAUSE, 0_u32);
     loop {
         let answer = tokio::select! {
             answer = once(request()) => answer,
             () = stop.cancelled() => return None,
         };
         match answer {
+            Err(RequestError::Invalid(error)) if invalid < INVALID_TRIES => {
+                invalid = invalid.saturating_add(1);
+                tracing::warn!(%error, "{what} was refused; trying again in {} ms", pause.as_millis());
+            }
             Err(error @ (RequestError::Refused(_) | RequestError::Unavailable(_) | RequestError::Late)) => {
                 tracing::warn!(%error, "{what} failed; trying again in {} ms", pause.as_millis());
             }
@@ -108,7 +120,7 @@ mod tests {
             (409, "Conflict"),
             (400, "Refused"),
             (403, "Refused"),
-            (422, "Refused"),
+            (422, "Invalid"),
             (429, "Unavailable"),
             (500, "Unavailable"),
             (503, "Unavailable"),
@@ -130,6 +142,20 @@ mod tests {
             assert!(result.is_some(), "{first}");
             assert_eq!(count.load(Ordering::Relaxed), calls, "{first}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stays_invalid_is_not_tried_for_ever() {
+        let stop = CancellationToken::new();
+        let result = until_answered("a request", &stop, || async { Err::<(), _>(answer(422)) });
+        let result = tokio::time::timeout(Duration::from_mins(1), result).await.expect("an answer");
+        assert!(matches!(result, Some(Err(RequestError::Invalid(_)))));
+        let count = AtomicUsize::new(0);
+        let result = until_answered("a request", &stop, || {
+            let nth = count.fetch_add(1, Ordering::Relaxed);
+            async move { if nth < 3 { Err(answer(422)) } else { Ok(()) } }
+        });
+        assert!(result.await.unwrap().is_ok(), "definitions may be on their way");
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use super::{
     queue::Stop,
     rate::Meter,
     remove,
-    report::{Outcome, Reporter, Standing},
+    report::{Outcome, Reporter, Standing, Written},
     workplace::Workplace,
 };
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
 
 /// The least time between two reports of progress: the contract allows one write in 2 s, and the clocks of others are not ours.
 const REPORT_INTERVAL: Duration = Duration::from_millis(2_100);
+/// The time between two tries to report a failure that the API server refuses: somebody has to change something for it to work.
+const INSIST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Carries out the task that `reporter` names, or brings it to its end if it is not wanted any more. When it returns, nothing of
 /// the task runs here, and its status is final or (`halt` said so, or it is gone) nobody's business here.
@@ -61,8 +63,10 @@ async fn work(place: &Workplace, reporter: &Reporter, halt: &Halt, task: &ImageT
     if halt.why().is_some_and(|why| why != Stop::Cancelled) {
         return;
     }
-    if reporter.take_up(task, &place.id, &place.end).await != Some(true) {
-        return;
+    match reporter.take_up(task, &place.id, &place.end).await {
+        Some(Written::Yes) => {}
+        Some(Written::Invalid(why)) => return insist(place, reporter, "nothing was begun", &why).await,
+        Some(Written::Gone) | None => return,
     }
     tracing::info!(action = ?task.spec.action, "begun");
     let began = Instant::now();
@@ -80,8 +84,40 @@ async fn work(place: &Workplace, reporter: &Reporter, halt: &Halt, task: &ImageT
         (Err(error), None) => fail(place, &task.spec, &error).await,
         (Ok(outcome), _) => outcome,
     };
-    if reporter.finish(&outcome, &place.end).await == Some(true) {
+    if conclude(place, reporter, &task.spec, &outcome).await {
         tell(&outcome, began.elapsed());
+    }
+}
+
+/// Writes how a task ended; true if it is written. A status that is found invalid would be so for ever: then the task has failed.
+async fn conclude(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec, outcome: &Outcome) -> bool {
+    let why = match reporter.finish(outcome, &place.end).await {
+        Some(Written::Yes) => return true,
+        Some(Written::Invalid(why)) => why,
+        Some(Written::Gone) | None => return false,
+    };
+    let done = match outcome {
+        Outcome::Imported(_) => match remove::clear_up(place, spec).await {
+            Ok(()) => "the image was imported and has been removed again".to_owned(),
+            Err(left) => format!("the image was imported and could not be removed again ({left})"),
+        },
+        Outcome::Removed => "the image was removed".to_owned(),
+        Outcome::Failed(failure) => format!("the task failed ({})", failure.reason),
+    };
+    insist(place, reporter, &done, &why).await;
+    false
+}
+
+/// Writes that a task failed whose status the API server finds invalid, until it is written. There is nothing else to say.
+async fn insist(place: &Workplace, reporter: &Reporter, done: &str, why: &str) {
+    tracing::error!(error = why, "{done}, but the task's status is refused; it is reported as failed");
+    let outcome = Outcome::Failed(failure::unwritable(done, why));
+    while let Some(Written::Invalid(error)) = reporter.finish(&outcome, &place.end).await {
+        tracing::error!(error, "not even that the task failed can be reported; trying again");
+        tokio::select! {
+            () = tokio::time::sleep(INSIST_INTERVAL) => {}
+            () = place.end.cancelled() => {}
+        }
     }
 }
 
@@ -153,7 +189,7 @@ async fn give_up(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec) {
         message = format!("cancelled; what was written could not be removed: {error}");
     }
     let error = Error::new(Kind::Cancelled, message);
-    if reporter.finish(&Outcome::Failed(failure::describe(&error)), &place.end).await == Some(true) {
+    if conclude(place, reporter, spec, &Outcome::Failed(failure::describe(&error))).await {
         tracing::info!(%error, "cancelled");
     }
 }
@@ -167,8 +203,8 @@ async fn fail(place: &Workplace, spec: &ImageTaskSpec, error: &Error) -> Outcome
         && error.kind() != Kind::Conflict
         && let Err(left) = remove::clear_up(place, spec).await
     {
-        failure.message =
-            failure::shorten(&format!("{error}; and what was written could not be removed: {left}"), 4096);
+        let message = format!("{error}; and what was written could not be removed: {left}");
+        failure.message = failure::shorten(&message, failure::MAX_MESSAGE);
     }
     Outcome::Failed(failure)
 }

@@ -6,15 +6,15 @@ use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api,
-    api::PostParams,
+    api::{Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt as _, watcher},
 };
 use vitrine::api::{FilesystemBackend, ImageStore, ImageStoreSpec, ImageTask, NodeCache, identity};
 use vitrine_harness::{Fault, Route};
 
 use super::{
-    disks::raw,
-    lab::{Lab, phase, until},
+    disks::{entries, raw},
+    lab::{Lab, Order, phase, until},
 };
 
 /// Seconds since the epoch at which the agent last wrote the status.
@@ -142,4 +142,52 @@ async fn an_agent_cannot_act_for_another_node() {
     assert_eq!(lab.server.requests().len(), 0, "without a Lease nothing begins");
     let task = lab.tasks().get(&name).await.unwrap();
     assert!(!phase(&task).is_final() && task.status.unwrap().agent.is_none());
+}
+
+#[tokio::test]
+async fn a_status_that_the_api_server_finds_invalid_ends_as_a_failure() {
+    let lab = Lab::shared("invalid").await;
+    let node = lab.node("n").await;
+    // Real refusals (422) of a real API server, for what agents have to say of success in this lab.
+    let policy = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: invalid-success}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: invalid}}
+    resourceRules: [{apiGroups: [vitrine.dev], apiVersions: ["*"], operations: [UPDATE], resources: [imagetasks/status]}]
+  validations:
+    - expression: "!has(object.status.phase) || object.status.phase != 'Succeeded'"
+      message: "no success in this lab"
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: invalid-success}
+spec: {policyName: invalid-success, validationActions: [Deny]}
+"#;
+    lab.plane.apply(policy).await.unwrap();
+    let probe = lab.import(&Order::new("nobody", "probe", "http://unused/", &node.store(), false)).await;
+    let succeeded = Patch::Merge(serde_json::json!({ "status": { "phase": "Succeeded" } }));
+    until("the policy is in force", async || {
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        let answer = lab.tasks().patch_status(&probe, &params, &succeeded).await;
+        matches!(answer, Err(kube::Error::Api(status)) if status.code == 422).then_some(())
+    })
+    .await;
+    let agent = lab.start(&node, &[]);
+    lab.server.put("/disk", Route::bytes(raw(1, 1 << 20)));
+    let order = node.order("a", &lab.server.url("/disk"));
+    let failure = lab.failure(&lab.import(&order).await).await;
+    assert_eq!((failure.reason.as_str(), failure.retryable), ("Internal", false));
+    assert!(
+        failure.message.contains("no success in this lab") && failure.message.contains("removed again"),
+        "{failure:?}"
+    );
+    assert_eq!(entries(&node.store()), [""; 0], "a task that failed leaves nothing");
+    let failure = lab.failure(&lab.delete(&order).await).await;
+    assert!(failure.message.contains("no success in this lab"), "{failure:?}");
+    assert!(agent.log().contains("the task's status is refused"), "{}", agent.log_tail());
+    node.assert_clean();
 }
