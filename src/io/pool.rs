@@ -1,37 +1,66 @@
 //! Buffers that are used again: fresh blocks of this size would be mapped, zeroed and taken back by the kernel each time, which costs
 //! more than filling them. They begin at a page, so that a disk can fetch from them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use super::AlignedBuffer;
 
-/// Buffers of about one size that nobody uses at the moment.
+/// Buffers of about one size.
 #[derive(Debug)]
 pub struct Pool {
-    free: Mutex<Vec<AlignedBuffer>>,
+    state: Mutex<State>,
+    came_back: Condvar,
+    /// Free buffers that are kept.
+    kept: usize,
+    /// Buffers in use at most.
     most: usize,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    free: Vec<AlignedBuffer>,
+    used: usize,
+}
+
 impl Pool {
-    /// A pool that keeps up to `most` free buffers.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::default(), most })
+    /// A pool that keeps up to `kept` free buffers and never makes anybody wait.
+    pub fn new(kept: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), came_back: Condvar::new(), kept, most: usize::MAX })
     }
 
-    /// A buffer of `length` bytes with arbitrary old content.
+    /// A pool of `most` buffers: whoever takes another waits until one comes back. This is what bounds the memory of small slices, each
+    /// of which keeps its whole buffer.
+    pub fn bounded(most: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), came_back: Condvar::new(), kept: most, most })
+    }
+
+    /// A buffer of `length` bytes with arbitrary old content. Blocks while all of a bounded pool are in use.
     pub fn take(self: &Arc<Self>, length: usize) -> PoolBuffer {
-        let mut bytes = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut state = self.lock();
+        while state.used >= self.most {
+            state = self.came_back.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.used = state.used.saturating_add(1);
+        let mut bytes = state.free.pop().unwrap_or_default();
+        drop(state);
         bytes.resize(length);
         PoolBuffer { bytes, pool: self.clone() }
     }
 
     fn give_back(&self, bytes: AlignedBuffer) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < self.most {
-            free.push(bytes);
+        let mut state = self.lock();
+        state.used = state.used.saturating_sub(1);
+        if state.free.len() < self.kept {
+            state.free.push(bytes);
         }
+        drop(state);
+        self.came_back.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,7 +108,7 @@ mod tests {
         let part = bytes.slice(2..4);
         let place = bytes.as_ptr();
         drop(bytes);
-        assert!(pool.free.lock().unwrap().is_empty());
+        assert!(pool.lock().free.is_empty());
         assert_eq!(&part[..], [7, 7]);
         drop(part);
         assert_eq!(pool.take(5).as_ref().as_ptr(), place);
@@ -89,6 +118,18 @@ mod tests {
     fn no_more_than_wanted_are_kept() {
         let pool = Pool::new(1);
         drop((pool.take(1), pool.take(1)));
-        assert_eq!(pool.free.lock().unwrap().len(), 1);
+        assert_eq!(pool.lock().free.len(), 1);
+    }
+
+    #[test]
+    fn a_bounded_pool_makes_wait() {
+        let pool = Pool::bounded(1);
+        let first = pool.take(1);
+        let (sender, taken) = std::sync::mpsc::channel();
+        let other = Arc::clone(&pool);
+        std::thread::spawn(move || sender.send(other.take(1).as_ref().len()));
+        assert!(taken.recv_timeout(std::time::Duration::from_millis(50)).is_err());
+        drop(first);
+        assert_eq!(taken.recv_timeout(std::time::Duration::from_secs(5)), Ok(1));
     }
 }

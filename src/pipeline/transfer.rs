@@ -21,8 +21,9 @@ use crate::{
 /// Chunks under way beside those in the workers' hands: enough that a slow one does not stop the others.
 const AHEAD: usize = 1;
 
-/// Free chunk buffers that are kept: as many as can wait in a sink, and come back at once when the disk has caught up.
-const KEPT_BUFFERS: usize = 8;
+/// Chunk buffers beside those in the workers' hands. More than those that can wait for an earlier one (`AHEAD`, and the one being
+/// delivered), because only what sinks hold comes back without another being taken; the rest keeps a sink busy while the others work.
+const BUFFERS: usize = 8;
 
 /// One output format and the sinks that get a file in it.
 pub struct Output {
@@ -100,7 +101,7 @@ pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> 
         Err(error) => return Err(Failed { error: Some(error), sinks: Vec::new() }),
     };
     let mut delivery = Delivery::new(groups, require_all, &limits, &progress);
-    let worker = Worker::new(Pool::new(workers.saturating_add(KEPT_BUFFERS)), encoders);
+    let worker = Worker::new(Pool::bounded(workers.max(1).saturating_add(BUFFERS)), encoders);
     let result = thread::scope(|scope| {
         let (units, work) = bounded::<Job>(1);
         let (promises, order) = bounded(workers.saturating_add(AHEAD));
