@@ -8,9 +8,9 @@ use vitrine::{
     cli::{Agent, Cli, Operator, Verb},
     controller::{self, Settings},
     kube::{client, signal},
-    source::{Patience, ProxySettings},
     telemetry::{self, LogFormat},
 };
+use vitrine_engine::source::{Patience, ProxySettings};
 
 fn main() -> ExitCode {
     match Cli::parse().verb {

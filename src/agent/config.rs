@@ -1,12 +1,12 @@
 //! What an agent is told when it starts.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
-
-use crate::{
-    api::identity,
+use vitrine_engine::{
     model::Limits,
     source::{AddressPolicy, Patience, ProxySettings},
 };
+
+use crate::api::identity;
 
 /// How an agent on one node works.
 #[derive(Clone, Debug)]

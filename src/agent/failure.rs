@@ -1,9 +1,8 @@
 //! From the engine's error to the words in a task's status. Pure.
 
-use crate::{
-    api::TaskFailure,
-    error::{Error, Kind},
-};
+use vitrine_engine::error::{Error, Kind};
+
+use crate::api::TaskFailure;
 
 /// Longest message, in characters: the bound in the definition of ImageTask.
 pub const MAX_MESSAGE: usize = 4096;
@@ -64,7 +63,7 @@ pub fn shorten(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Rule, Violation};
+    use vitrine_engine::model::{Rule, Violation};
 
     #[test]
     fn a_refusal_names_its_rule_and_is_final() {

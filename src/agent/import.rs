@@ -6,18 +6,18 @@ use k8s_openapi::api::core::v1::Secret;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
 use url::Url;
-
-use super::{rate::signed, request, workplace::Workplace};
-use crate::{
-    api::{
-        ImageTaskSpec, ImportOrder, ImportResult, Output, TaskHttp, TaskLocation,
-        identity::{SECRET_CA_KEY, SECRET_HEADER_PREFIX},
-    },
+use vitrine_engine::{
     error::{Error, Kind, Result},
     model::{Digest, ObjectKey, OutputFormat},
     pipeline::{Import, Imported, Permit, Published, Target},
     source::{HttpConfig, HttpSource, fetch_checksum, file_name},
     store::ObjectStat,
+};
+
+use super::{rate::signed, request, workplace::Workplace};
+use crate::api::{
+    ImageTaskSpec, ImportOrder, ImportResult, Output, TaskHttp, TaskLocation,
+    identity::{SECRET_CA_KEY, SECRET_HEADER_PREFIX},
 };
 
 /// The object that a task is about.
@@ -213,7 +213,7 @@ mod tests {
     use k8s_openapi::ByteString;
 
     use super::*;
-    use crate::model::{Compression, DiskFormat};
+    use vitrine_engine::model::{Compression, DiskFormat};
 
     fn secret(pairs: &[(&str, &str)]) -> Secret {
         let data = pairs.iter().map(|(key, value)| ((*key).to_owned(), ByteString((*value).into()))).collect();

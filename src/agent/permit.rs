@@ -4,15 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
+use vitrine_engine::{
+    error::{Error, Kind, Result},
+    pipeline::Permit,
+};
 
 use super::{
     heartbeat::Pulse,
     queue::Stop,
     report::{Reporter, Standing},
-};
-use crate::{
-    error::{Error, Kind, Result},
-    pipeline::Permit,
 };
 
 /// Stops one piece of work, and says why.

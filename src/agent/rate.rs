@@ -1,11 +1,9 @@
 //! How fast and how long still: pure arithmetic over a sliding window.
 
 use std::{collections::VecDeque, time::Duration};
+use vitrine_engine::pipeline::{Snapshot, Stage};
 
-use crate::{
-    api::Progress,
-    pipeline::{Snapshot, Stage},
-};
+use crate::api::Progress;
 
 /// How far back the rate looks. Long enough to smooth a server's bursts, short enough that a stall shows.
 const WINDOW: Duration = Duration::from_secs(10);

@@ -26,6 +26,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
+use vitrine_engine::error::{Error, Kind, Result};
 
 use super::{
     FIELD_MANAGER, failure,
@@ -34,10 +35,7 @@ use super::{
     stores::Stores,
     view::Pauses,
 };
-use crate::{
-    api::{AgentInfo, FilesystemBackend, ImageStore, NodeCache, NodeCacheSpec, StoreReport},
-    error::{Error, Kind, Result},
-};
+use crate::api::{AgentInfo, FilesystemBackend, ImageStore, NodeCache, NodeCacheSpec, StoreReport};
 
 /// How long a store may take to answer a probe before it counts as not ready. Local disks answer in milliseconds; a network file
 /// system whose server is away never does.

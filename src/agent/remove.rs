@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
-
-use super::{import, request, workplace::Workplace};
-use crate::{
-    api::{ImageTaskSpec, ImportOrder},
+use vitrine_engine::{
     error::{Error, Kind, Result},
     store::Store,
 };
+
+use super::{import, request, workplace::Workplace};
+use crate::api::{ImageTaskSpec, ImportOrder};
 
 /// How often clearing up is tried before it is reported as not done.
 const ATTEMPTS: u32 = 5;

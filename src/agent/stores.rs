@@ -14,15 +14,15 @@ use std::{
 };
 
 use tokio::sync::OnceCell;
-
-use crate::{
-    api::{FilesystemBackend, identity},
+use vitrine_engine::{
     error::{Error, Kind, Result},
     store::{
         Store,
         filesystem::{FilesystemOptions, FilesystemStore, StoreId},
     },
 };
+
+use crate::api::{FilesystemBackend, identity};
 
 /// Folders that the agent makes are for nobody else on the node.
 const MODE: u32 = 0o700;

@@ -6,6 +6,10 @@ use futures::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
+use vitrine_engine::{
+    error::{Error, Kind, Result},
+    pipeline,
+};
 
 use super::{
     failure, import,
@@ -16,11 +20,7 @@ use super::{
     report::{Outcome, Reporter, Standing, Written},
     workplace::Workplace,
 };
-use crate::{
-    api::{Action, ImageTask, ImageTaskSpec},
-    error::{Error, Kind, Result},
-    pipeline,
-};
+use crate::api::{Action, ImageTask, ImageTaskSpec};
 
 /// The least time between two reports of progress: the contract allows one write in 2 s, and the clocks of others are not ours.
 const REPORT_INTERVAL: Duration = Duration::from_millis(2_100);

@@ -11,12 +11,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
 
 use super::{
     schema,
     source::{Source, is_false},
 };
-use crate::model::{Compression, ContainerFormat, DiskFormat};
 
 /// A virtual machine image: a source of bytes, and the stores that shall keep them once they are verified.
 ///

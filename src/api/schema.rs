@@ -1,8 +1,7 @@
 //! Pieces of OpenAPI schema that no derive can say: model types by their names, bounded maps, conditions.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
-
-use crate::model::{Compression, ContainerFormat, DiskFormat};
+use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
 
 /// What the engine writes (see `model::OutputFormat`).
 pub fn output_disk_format(_: &mut SchemaGenerator) -> Schema {

@@ -30,6 +30,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use vitrine_engine::model::{ContainerFormat, DiskFormat};
 
 use super::{
     image::{DeclaredFormat, Output, Progress},
@@ -37,7 +38,6 @@ use super::{
     source::{DIGEST_PATTERN, is_false},
     store::FilesystemBackend,
 };
-use crate::model::{ContainerFormat, DiskFormat};
 
 /// One work order for one node; see the module for who does what.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ipnet::IpNet;
-
-use crate::{
-    api::identity,
+use vitrine_engine::{
     model::Limits,
     source::{AddressPolicy, AddressRule, HostPattern},
 };
+
+use crate::api::identity;
 
 /// Run the agent of one node: carry out its ImageTasks, report its stores.
 #[derive(Args, Clone, Debug)]

@@ -4,20 +4,20 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Args;
 use futures::TryStreamExt as _;
-
-use super::{
-    import::key,
-    input::{Fetching, Input},
-    output::{printable, write},
-    work::{self, interruption, workers},
-};
-use crate::{
+use vitrine_engine::{
     error::{Error, Kind, Result},
     model::{Digest, DigestAlgorithm, Limits, OutputFormat},
     pipeline::{self, Import, Progress, Target},
     source::Source,
     store::discard::Discard,
     verify::DigestSet,
+};
+
+use super::{
+    import::key,
+    input::{Fetching, Input},
+    output::{printable, write},
+    work::{self, interruption, workers},
 };
 
 /// Without --content, prints what md5sum, sha256sum and their kin do, and `sha256sum --check` reads it. With several algorithms each

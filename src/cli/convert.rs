@@ -7,6 +7,12 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
+use vitrine_engine::{
+    error::{Error, Kind, Result},
+    model::{Compression, Digest, DiskFormat, Limits, OutputFormat},
+    pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
+    store::plain::PlainFile,
+};
 
 use super::{
     import::{Outcome, key},
@@ -14,12 +20,6 @@ use super::{
     output::Output,
     progress::Shown,
     work::{self, interruption, workers},
-};
-use crate::{
-    error::{Error, Kind, Result},
-    model::{Compression, Digest, DiskFormat, Limits, OutputFormat},
-    pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
-    store::plain::PlainFile,
 };
 
 /// One pass: what comes from a URL, from standard input or compressed is decoded while it comes in. Holes and zeros stay holes.

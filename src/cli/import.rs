@@ -4,6 +4,12 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, ValueHint};
 use serde::Serialize;
+use vitrine_engine::{
+    error::{Error, Kind, Result},
+    model::{ContainerFormat, Digest, DiskFormat, Limits, ObjectKey},
+    pipeline::{self, Imported, Progress, Target},
+    store::filesystem::{FilesystemOptions, FilesystemStore},
+};
 
 use super::{
     convert::Form,
@@ -11,12 +17,6 @@ use super::{
     output::{Output, Rows, size},
     progress::Shown,
     work::{self, interruption, workers},
-};
-use crate::{
-    error::{Error, Kind, Result},
-    model::{ContainerFormat, Digest, DiskFormat, Limits, ObjectKey},
-    pipeline::{self, Imported, Progress, Target},
-    store::filesystem::{FilesystemOptions, FilesystemStore},
 };
 
 /// Fetches, unpacks, checks, decodes, digests and publishes in one pass, with the digest of the bytes as received and of what a

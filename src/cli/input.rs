@@ -4,8 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, ValueHint};
 use url::Url;
-
-use crate::{
+use vitrine_engine::{
     error::{Error, Kind, Result},
     source::{AddressPolicy, AddressRule, FileSource, HttpConfig, HttpSource, ProxySettings, Source, StdinSource},
 };

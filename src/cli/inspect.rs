@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use vitrine_engine::{
+    error::Result,
+    model::{DiskFormat, Inspection, Limits, Verdict},
+    pipeline::{self, InspectJob},
+};
 
 use super::{
     input::{Fetching, Input},
     output::{Output, Rows, size},
     work::{self, REFUSED, interruption},
-};
-use crate::{
-    error::Result,
-    model::{DiskFormat, Inspection, Limits, Verdict},
-    pipeline::{self, InspectJob},
 };
 
 /// Reads headers and tables, not the data between them: a file or URL that can be read by range is not read whole. What is

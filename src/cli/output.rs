@@ -7,8 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 use serde::Serialize;
-
-use crate::error::{Error, Kind, Result};
+use vitrine_engine::error::{Error, Kind, Result};
 
 /// A form of output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

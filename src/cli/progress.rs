@@ -8,9 +8,9 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio_util::task::AbortOnDropHandle;
+use vitrine_engine::pipeline::{Progress, Snapshot, Stage};
 
 use super::output::short_size;
-use crate::pipeline::{Progress, Snapshot, Stage};
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(100);

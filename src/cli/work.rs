@@ -7,8 +7,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::error::{Error, Kind, Result};
+use vitrine_engine::error::{Error, Kind, Result};
 
 /// The image is refused.
 pub const REFUSED: u8 = 3;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use vitrine::{
+use vitrine_engine::{
     error::{Error, Kind, Result},
     model::{ContainerFormat, DiskFormat, Limits, OutputFormat, Rule},
     pipeline::{Permit, Progress, import},
@@ -104,13 +104,13 @@ async fn cancelling_stops_and_removes() {
 async fn a_stalled_source_can_be_cancelled() {
     struct Stalled;
     #[async_trait]
-    impl vitrine::source::Source for Stalled {
+    impl vitrine_engine::source::Source for Stalled {
         fn describe(&self) -> String {
             "stalled".into()
         }
-        async fn open(&self) -> Result<vitrine::source::Opened> {
+        async fn open(&self) -> Result<vitrine_engine::source::Opened> {
             let stream = Box::pin(futures::stream::pending());
-            Ok(vitrine::source::Opened { length: Some(1), stream, ranges: None })
+            Ok(vitrine_engine::source::Opened { length: Some(1), stream, ranges: None })
         }
     }
     let store = memory();

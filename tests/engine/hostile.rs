@@ -4,12 +4,12 @@ use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use vitrine::{error::Kind, model::OutputFormat, store::Store as _};
+use vitrine_engine::{error::Kind, model::OutputFormat, store::Store as _};
 
 use crate::support::{Bytestream, job, memory, run, stored};
 
 fn cases(folder: &Path) -> Vec<Value> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/hostile.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/images/hostile.py");
     let status = Command::new("python3").arg(script).arg(folder).status().unwrap();
     assert!(status.success(), "hostile.py: {status}");
     let index = fs::read_to_string(folder.join("index.jsonl")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     model::{Limits, OutputFormat},
 };
@@ -47,7 +47,7 @@ async fn clusters_written_back_to_front_wait_on_disk() {
     run(&job).await.unwrap();
     assert!(stored(store.as_ref()).await == expected);
     job.limits.max_spill = 1 << 20;
-    (job.key, job.attempt) = (vitrine::model::ObjectKey::new("other", 1).unwrap(), 1);
+    (job.key, job.attempt) = (vitrine_engine::model::ObjectKey::new("other", 1).unwrap(), 1);
     let error = run(&job).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused, "the spill file must stay bounded: {error}");
 }
@@ -85,7 +85,7 @@ async fn tables_at_the_end_are_fetched_by_range_and_must_not_lie() {
     let mut lied = job(source, vec![(store.clone(), OutputFormat::RAW)]);
     lied.limits = limits;
     assert_eq!(run(&lied).await.unwrap_err().kind(), Kind::Changed);
-    assert!(vitrine::store::Store::list(store.as_ref()).await.unwrap().is_empty());
+    assert!(vitrine_engine::store::Store::list(store.as_ref()).await.unwrap().is_empty());
 }
 
 /// Compressed clusters share sectors. Written back to front, a sector is needed again long after it went by.

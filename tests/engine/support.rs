@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
-use vitrine::{
+use vitrine_engine::{
     error::{Error, Kind, Result},
     model::{Compression, DiskFormat, Limits, ObjectKey, OutputFormat},
     pipeline::{Import, Imported, Progress, Target, import},

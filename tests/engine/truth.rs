@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, sync::Arc};
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     model::{ContainerFormat, Digest, DiskFormat, Limits, OutputFormat},
     pipeline::Target,
@@ -49,7 +49,7 @@ async fn one_pass_feeds_raw_and_qcow2_stores() {
     for name in names {
         std::fs::create_dir(dir.path().join(name)).unwrap();
         let store = FilesystemStore::open(name, &dir.path().join(name), &FilesystemOptions::default()).unwrap();
-        let compression = name.parse().unwrap_or(vitrine::model::Compression::None);
+        let compression = name.parse().unwrap_or(vitrine_engine::model::Compression::None);
         let output = match name {
             "raw" => OutputFormat::RAW,
             _ => OutputFormat { disk_format: DiskFormat::Qcow2, compression, cluster_size: 64 << 10 },

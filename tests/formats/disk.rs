@@ -1,7 +1,7 @@
 //! A plain reference decoder: walks a map to its end and unpacks cluster by cluster, one after the other.
 
 use bytes::Bytes;
-use vitrine::{
+use vitrine_engine::{
     error::Result,
     format::{self, Place},
     io::ReadAt,

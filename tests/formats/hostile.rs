@@ -10,7 +10,7 @@ use crate::disk::{Memory, content, refusals};
 
 /// What the maker of hostile files writes about each of them.
 fn cases(folder: &Path) -> Vec<Value> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/hostile.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/images/hostile.py");
     let status = Command::new("python3").arg(&script).arg(folder).status().expect("python3 is needed");
     assert!(status.success(), "{} failed", script.display());
     let index = fs::read_to_string(folder.join("index.jsonl")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vitrine::{
+use vitrine_engine::{
     format::{self, Place},
     io::FileReader,
     model::{DiskFormat, Limits},

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use proptest::{prelude::*, test_runner::TestRunner};
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     format,
     model::{Limits, Verdict},

@@ -4,7 +4,7 @@ use std::{fs::File, ops::Range, os::unix::fs::FileExt, path::Path};
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
-use vitrine::{
+use vitrine_engine::{
     format::{self, Write},
     io::{FileReader, nonzero_runs},
     model::{CHUNK_SIZE, Chunk, Compression, DiskFormat, Limits, OutputFormat},
@@ -194,12 +194,12 @@ struct Ordered<'a> {
     reads: &'a mut Vec<(u64, usize)>,
 }
 
-impl vitrine::io::ReadAt for Ordered<'_> {
+impl vitrine_engine::io::ReadAt for Ordered<'_> {
     fn length(&self) -> Option<u64> {
         self.inner.length()
     }
 
-    fn read_up_to(&mut self, offset: u64, length: usize) -> vitrine::error::Result<Bytes> {
+    fn read_up_to(&mut self, offset: u64, length: usize) -> vitrine_engine::error::Result<Bytes> {
         self.reads.push((offset, length));
         self.inner.read_up_to(offset, length)
     }

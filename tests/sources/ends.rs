@@ -1,6 +1,6 @@
 //! How long the file is, and what servers say about it.
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     source::{HttpSource, Source, fetch_checksum},
 };

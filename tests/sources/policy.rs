@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     source::{AddressPolicy, HttpConfig, HttpSource, Source},
 };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use vitrine::{error::Kind, source::Source};
+use vitrine_engine::{error::Kind, source::Source};
 use vitrine_harness::http::{Content, Fault, FaultServer, Route};
 
 use crate::support::{altered, config, content, drain, fail, read, source};
@@ -50,7 +50,7 @@ async fn a_server_that_never_answers_is_given_up() {
     let mut config = config(&server.url("/a"));
     config.patience.connect = Duration::from_millis(100);
     config.patience.attempts = 2;
-    let error = vitrine::source::HttpSource::new(config).unwrap().open().await.err().unwrap();
+    let error = vitrine_engine::source::HttpSource::new(config).unwrap().open().await.err().unwrap();
     assert!(error.kind() == Kind::Unavailable && error.to_string().contains("no answer within 0.4 s"), "{error}");
 }
 

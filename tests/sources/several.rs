@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     source::{HttpConfig, HttpSource, Parallel},
 };

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use vitrine::{
+use vitrine_engine::{
     error::Error,
     source::{AddressPolicy, HttpConfig, HttpSource, Opened, Parallel, Patience, Source},
 };

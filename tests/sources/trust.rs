@@ -1,6 +1,6 @@
 //! TLS and proxies.
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     source::{HttpSource, ProxySettings},
 };

@@ -3,7 +3,7 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use vitrine::{
+use vitrine_engine::{
     error::{Error, Kind},
     model::{
         CHUNK_SIZE, ChunkDigest, Compression, ContainerFormat, ContentManifest, DiskFormat, Evidence, ObjectKey,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     model::OutputFormat,
     store::{

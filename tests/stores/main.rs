@@ -13,7 +13,7 @@ mod filesystem;
 
 use std::sync::Arc;
 
-use vitrine::store::{
+use vitrine_engine::store::{
     filesystem::{FilesystemOptions, FilesystemStore},
     memory::MemoryStore,
 };

@@ -68,17 +68,18 @@ fn may_import(module: &str, target: &str) -> bool {
     }
 }
 
-/// The module of this crate that `path` leads into.
+/// The module of either crate that `path` leads into. What the two call their modules is never the same, so one name says which.
 fn inner_module(path: &[String]) -> Option<String> {
     match path.first().map(String::as_str) {
-        Some("crate" | "vitrine") => path.get(1).cloned(),
+        Some("crate" | "vitrine" | "vitrine_engine") => path.get(1).cloned(),
         _ => None,
     }
 }
 
-/// The module path of a file: `src/a/b.rs` is `[a, b]`; `src/lib.rs` has none and only lists modules.
+/// The module path of a file in its crate: `src/a/b.rs` and `src/engine/a/b.rs` are `[a, b]`; a `lib.rs` has none and only lists modules.
 fn module_of(src: &Path, file: &Path) -> Vec<String> {
     let inner = file.strip_prefix(src).unwrap().with_extension("");
+    let inner = inner.strip_prefix("engine").unwrap_or(&inner);
     let mut module: Vec<_> = inner.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
     if module.last().is_some_and(|last| last == "mod" || last == "lib") {
         module.pop();
@@ -166,6 +167,8 @@ fn a_wrong_arrow_is_seen() {
             "store/mod.rs",
             "use super::format::Format; mod inner { use super::super::source::Source; } use self::fs::Fs;",
         ),
+        ("engine/format.rs", "use crate::pipeline::run;"),
+        ("kube.rs", "use vitrine_engine::pipeline::run; use crate::agent::run;"),
         ("store/fs.rs", "fn f() { crate::model::g(); super::super::pipeline::run(); kube::Client::new(); }"),
     ] {
         let path = folder.path().join(file);
@@ -176,6 +179,9 @@ fn a_wrong_arrow_is_seen() {
         .into_iter()
         .map(|line| line.rsplit_once(": ").unwrap().1.to_owned())
         .collect();
-    assert_eq!(wrong, ["model → store", "store → pipeline", "store → format", "store → source"]);
+    assert_eq!(
+        wrong,
+        ["format → pipeline", "kube → agent", "model → store", "store → pipeline", "store → format", "store → source"]
+    );
     assert_eq!(kubernetes_in_the_engine(folder.path()).len(), 1);
 }

@@ -9,13 +9,10 @@ use std::{
 
 use kube::ResourceExt as _;
 use serde::Serialize;
+use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
 
-use crate::{
-    api::{
-        Conversion, DeclaredFormat, FilesystemBackend, HttpSource, Image, ImageSpec, ImageStore, Output, Source,
-        identity,
-    },
-    model::{Compression, ContainerFormat, DiskFormat},
+use crate::api::{
+    Conversion, DeclaredFormat, FilesystemBackend, HttpSource, Image, ImageSpec, ImageStore, Output, Source, identity,
 };
 
 /// Cluster size of qcow2 images when none is asked for: what qemu-img makes.

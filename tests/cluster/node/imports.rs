@@ -2,10 +2,8 @@
 
 use kube::api::PostParams;
 use serde_json::json;
-use vitrine::{
-    api::{Output, TaskPhase},
-    model::{Compression, DiskFormat},
-};
+use vitrine::api::{Output, TaskPhase};
+use vitrine_engine::model::{Compression, DiskFormat};
 use vitrine_harness::{FaultServer, Route, qemu};
 
 use super::{

@@ -17,8 +17,8 @@ use vitrine::{
         Output, StoreTarget, TaskFailure, TaskHttp, TaskPhase, TaskSource, crd_yaml, crds,
     },
     kube::client::connect_with,
-    model::{Compression, DiskFormat},
 };
+use vitrine_engine::model::{Compression, DiskFormat};
 use vitrine_harness::{ControlPlane, FaultServer, Process};
 
 use super::{access, disks::entries};

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     model::{ObjectKey, OutputFormat},
     store::{
@@ -89,7 +89,7 @@ fn kill_once(folder: &Path, round: u64) -> usize {
 }
 
 /// Two ways to get rid of a leftover: the next attempt at its key, or a sweep.
-async fn clean_up(store: &FilesystemStore, leftovers: &[vitrine::store::ObjectEntry], by_attempt: bool) {
+async fn clean_up(store: &FilesystemStore, leftovers: &[vitrine_engine::store::ObjectEntry], by_attempt: bool) {
     match leftovers.first().and_then(|entry| entry.key.clone()) {
         Some(key) if by_attempt => store.create(&key, 2, OutputFormat::RAW).await.unwrap().abort().await.unwrap(),
         _ => assert_eq!(store.sweep(Duration::ZERO).await.unwrap().len(), leftovers.len()),

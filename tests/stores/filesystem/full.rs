@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     model::{ChunkDigest, ContainerFormat, ContentManifest, DiskFormat, Evidence, OutputFormat, Received, Verified},
     store::{
@@ -33,7 +33,7 @@ async fn available(store: &FilesystemStore) -> u64 {
 }
 
 /// Writes until the store says no; gives its kind and message.
-async fn fill(sink: &mut dyn vitrine::store::Sink, most: u64) -> (Kind, String) {
+async fn fill(sink: &mut dyn vitrine_engine::store::Sink, most: u64) -> (Kind, String) {
     for offset in 0..most / MIB {
         if let Err(error) = sink.write_at(offset * MIB, noise(offset, MIB as usize)).await {
             return (error.kind(), error.to_string());

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     model::OutputFormat,
     store::{
@@ -16,7 +16,7 @@ use crate::conformance::{key, noise, proof, publish, refused};
 
 const MARKER: &str = ".vitrine-store";
 
-fn reopen(folder: &Path, expected: &StoreId) -> Result<FilesystemStore, vitrine::error::Error> {
+fn reopen(folder: &Path, expected: &StoreId) -> Result<FilesystemStore, vitrine_engine::error::Error> {
     let options = FilesystemOptions { expected: Some(expected.clone()), ..FilesystemOptions::default() };
     FilesystemStore::open("files", folder, &options)
 }

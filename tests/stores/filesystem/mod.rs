@@ -10,7 +10,7 @@ mod sweeping;
 
 use std::path::Path;
 
-use vitrine::store::filesystem::{FilesystemOptions, FilesystemStore};
+use vitrine_engine::store::filesystem::{FilesystemOptions, FilesystemStore};
 
 /// A store in `folder` as it is first opened.
 pub fn open(folder: &Path) -> FilesystemStore {

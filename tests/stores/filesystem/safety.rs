@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     model::OutputFormat,
     store::{Store, filesystem::FilesystemStore},

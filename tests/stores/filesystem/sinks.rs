@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use vitrine::{
+use vitrine_engine::{
     error::Kind,
     model::OutputFormat,
     store::{Sink, Store},

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use vitrine::{error::Kind, model::OutputFormat, store::Store};
+use vitrine_engine::{error::Kind, model::OutputFormat, store::Store};
 
 use super::{names, objects, open};
 use crate::conformance::{key, noise, proof, publish, refused};

@@ -5,6 +5,7 @@ mod world;
 
 use std::time::Duration;
 
+use vitrine_engine::model::DiskFormat;
 use world::{World, failure};
 
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
         identity,
     },
     kube::condition::find,
-    model::DiskFormat,
 };
 
 /// What kstatus makes of the Image.

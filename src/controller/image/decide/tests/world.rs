@@ -8,6 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time},
 };
 use tokio::time::Instant;
+use vitrine_engine::model::{ContainerFormat, DiskFormat};
 
 use super::super::{Decision, Observed, RetryPolicy, decide};
 use crate::{
@@ -23,7 +24,6 @@ use crate::{
         },
     },
     kube::{backoff::Backoff, condition::whole_seconds},
-    model::{ContainerFormat, DiskFormat},
 };
 
 pub const SHA256: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
