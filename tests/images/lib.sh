@@ -85,5 +85,5 @@ private_apt() {
   apt-get -o "Dir::Etc::sourcelist=$folder/sources.list" -o "Dir::Etc::sourceparts=$folder/parts" \
     -o "Dir::State=$folder/state" -o Dir::State::status=/var/lib/dpkg/status \
     -o "Dir::Cache=$folder/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none \
-    -o APT::Install-Recommends=false -o Acquire::Retries=3 "$@"
+    -o APT::Install-Recommends=false -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"
 }
