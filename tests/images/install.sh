@@ -12,7 +12,7 @@ PACKAGES=(
   mmdebstrap extlinux busybox-static kmod cpio # the Debian test disk
   fdisk util-linux e2fsprogs # partitions, file systems, namespaces
   gzip bzip2 xz-utils zstd # compressed images
-  python3 # the maker of hostile files: json, bz2 and lzma are not in python3-minimal
+  python3 # run.py, bench.py, the maker of hostile files: json, bz2 and lzma are not in python3-minimal
 )
 ORACLES=(qemu-img qemu-io qemu-nbd)
 
@@ -82,7 +82,10 @@ install_oracle() {
     mv -T "$work" "$final"
   fi
   mkdir -p "$CACHE/bin"
-  for program in "${ORACLES[@]}"; do ln -sfn "../qemu-bpo/bin/$program" "$CACHE/bin/$program"; done
+  # Not made again each time: ln removes before it makes, and another run may be using them.
+  for program in "${ORACLES[@]}"; do
+    [[ -x $CACHE/bin/$program ]] || ln -sfn "../qemu-bpo/bin/$program" "$CACHE/bin/$program"
+  done
 }
 
 lock install
