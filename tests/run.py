@@ -8,6 +8,7 @@ Sets up what the tests need (packages, test disk, Kubernetes programs) beside th
 fails the run. Passing output is short, failing output is shown in full.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -25,9 +26,15 @@ TEST_LIMIT = 2400  # seconds; every test program takes a fraction of it, so one 
 NEEDED = {
     "cargo": "Rust, of the version that Cargo.toml names",
     "cc": "a C compiler (Debian: build-essential)",
+    "make": "GNU make (Debian: build-essential)",
     "go": "Go 1.26 or newer: the Kubernetes programs are built from source",
     "setpriv": "util-linux",
 }
+PREFIX = "vitrine-test-"  # of a run's folder, in the system's folder for temporary files
+OWNER = "owner"  # in a run's folder; the run holds a lock on it
+SWEEP_AGE = 10  # seconds; a younger folder may be one whose run has not taken its lock yet
+PROXIES = [name for both in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (both, both.lower())]
+FENCE = re.compile(r"^\s*//[/!]\s*```(.*)$", re.MULTILINE)
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;", re.MULTILINE)
 BEGAN = time.monotonic()
 
@@ -112,6 +119,7 @@ class Count:
 
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
+        self.took = []  # (seconds, name) of the test programs
 
     def fail(self, step, why, show_output=True):
         """Counts a step that failed and shows all it wrote."""
@@ -123,6 +131,9 @@ class Count:
         say(f"end of the output of: {step.title}")
 
     def close(self):
+        if self.took:
+            slowest = sorted(self.took, reverse=True)[:5]
+            say("slowest test programs: " + ", ".join(f"{name} {seconds:.0f} s" for seconds, name in slowest))
         print(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped", flush=True)
         sys.exit(0 if self.failed == 0 and self.skipped == 0 and self.passed > 0 else 1)
 
@@ -219,6 +230,7 @@ def run_tests(count, name, program, folder, least):
     step = start(f"tests: {name}", program, cwd=folder, env={"CARGO_MANIFEST_DIR": str(folder), "TMPDIR": str(scratch)})
     status = step.wait(TEST_LIMIT)
     shutil.rmtree(scratch, ignore_errors=True)
+    count.took.append((step.seconds(), name))
     results = RESULT.findall(step.output())
     passed, failed, ignored = (sum(int(r[i]) for r in results) for i in range(3))
     count.passed += passed
@@ -235,23 +247,76 @@ def run_tests(count, name, program, folder, least):
 
 
 def run_examples(count):
-    """The examples in the documentation, of which there may be none."""
+    """The examples in the documentation. Where there are none, asking cargo would take longer than looking."""
+    sources = [*ROOT.glob("src/**/*.rs"), *ROOT.glob("tests/harness/src/**/*.rs")]
+    # Every second fence closes a block.
+    if all(what.strip() == "text" for source in sources for what in FENCE.findall(source.read_text())[::2]):
+        return
     step = start("tests: examples in the documentation", "cargo", "test", "--workspace", "--locked", "--doc")
     if done(count, step):
         count.passed += sum(int(r[0]) for r in RESULT.findall(step.output()))
         count.skipped += sum(int(r[2]) for r in RESULT.findall(step.output()))
 
 
+def own(folder):
+    """Holds the lock of a run's folder until the file that this gives is closed, at the latest when this process ends."""
+    owner = open(folder / OWNER, "w")
+    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return owner
+
+
+def sweep(parent):
+    """Ends and removes what killed runs left: whatever was started with its temporary files in a folder that no run owns."""
+    for folder in Path(parent).glob(f"{PREFIX}*"):
+        try:
+            about = folder.lstat()
+            if about.st_uid != os.getuid() or time.time() - about.st_mtime < SWEEP_AGE or not (folder / OWNER).is_file():
+                continue
+            with own(folder):
+                say(f"removing what a killed run left in {folder}")
+                end_processes_of(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # its run lives, or another one is sweeping
+            continue
+
+
+def end_processes_of(folder):
+    """Kills every process whose temporary files go to `folder`. Twice in a row none may be found: one may be starting another."""
+    mark, calm = b"\0TMPDIR=" + os.fsencode(folder) + b"/", 0
+    for _ in range(100):
+        found = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if mark in environment_of(entry)]
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        calm = 0 if found else calm + 1
+        if calm == 2:
+            return
+        time.sleep(0.05)
+
+
+def environment_of(process):
+    try:
+        return b"\0" + (process / "environ").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     count = Count()
-    with tempfile.TemporaryDirectory(prefix="vitrine-test-") as logs:
+    sweep(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as logs, own(Path(logs)):
         Step.logs = logs
         try:
             check_machine(count)
             found = build(count)
             check_complete(count, found)
+            # Set-up may have needed them; the tests' servers are on this machine.
+            for name in PROXIES:
+                os.environ.pop(name, None)
             for name, program, folder, least, _ in found:
                 run_tests(count, name, program, folder, least)
             run_examples(count)
