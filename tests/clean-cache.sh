@@ -3,10 +3,10 @@
 set -euo pipefail
 CACHE=${VITRINE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vitrine}
 # Only what our scripts make: the variable may point at a folder that holds other things too.
-for name in bin corpus images locks qemu-bpo tools; do
-  if [[ -e $CACHE/$name ]]; then
-    echo "removing $CACHE/$name"
-    rm -rf "${CACHE:?}/$name"
+for path in "${CACHE:?}"/{bin,corpus,images,locks,qemu-bpo,qemu-bpo.tmp.*,tools,bench-*}; do
+  if [[ -e $path ]]; then
+    echo "removing $path"
+    rm -rf "$path"
   fi
 done
 rmdir "$CACHE" 2>/dev/null || true

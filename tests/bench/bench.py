@@ -7,10 +7,12 @@ Prints a table in Markdown to stdout and says on stderr what it is doing. In eve
 once by its peer, in alternating order. Sources are in the page cache; outputs are new files each time, and before each run
 everything dirty is written out, so that nobody pays for another's writes. Vitrine's times include making its output durable
 (fsync); qemu-img's do not, but for the rows that say so. Outputs are compared once per row. Everything written is removed again.
-What comes over HTTP is served by busybox's httpd, which lets the kernel send (sendfile): a server's work is no part of this.
+Exits 1 if a goal or the bound of memory was missed. Whatever way this ends, nothing it started goes on, and the next run removes
+what a killed one left on the disk. What comes over HTTP is served by busybox's httpd, which lets the kernel send (sendfile): a server's work is no part of this.
 Python standard library only.
 """
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -36,6 +38,13 @@ BLOCK = 1 << 20
 MEMORY_GOAL = 128  # MiB
 
 
+# Before a command: it ends with who started it, however that ends.
+TIED = ["setpriv", "--pdeathsig", "KILL", "--"]
+WORK = "bench-"  # a run's folder in the cache begins with this
+OWNER = "owner"  # in a run's folder; the run holds a lock on it
+SWEEP_AGE = 10  # seconds; a younger folder may be one whose run has not taken its lock yet
+
+
 def say(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
@@ -52,8 +61,13 @@ class Run:
 def measure(command):
     """Runs a command to its end."""
     began = time.monotonic()
-    child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
+    child = subprocess.Popen(TIED + [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        _, status, usage = os.wait4(child.pid, 0)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
     wall = time.monotonic() - began
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
@@ -96,15 +110,16 @@ def qemu_to_raw(name, source="qcow2"):
 
 def qemu_to_durable_raw(name):
     def command(corpus, out):
-        script = '"$1" convert -f qcow2 -O raw "$2" "$3" && sync "$3"'
-        return ["sh", "-c", script, "durable", QEMU, corpus.file(name), out / "disk"]
+        script = 'qemu=$1 from=$2 to=$3; shift 3; "$@" "$qemu" convert -f qcow2 -O raw "$from" "$to" && "$@" sync "$to"'
+        return ["sh", "-c", script, "durable", QEMU, corpus.file(name), out / "disk", *TIED]
     return command, "disk"
 
 
 def qemu_and_sha256sum(name, source="qcow2"):
     def command(corpus, out):
-        script = '"$1" convert -f "$2" -O raw "$3" "$4" & sha256sum "$3" && wait $!'
-        return ["sh", "-c", script, "both", QEMU, source, corpus.file(name), out / "disk"]
+        script = ('qemu=$1 format=$2 from=$3 to=$4; shift 4; "$@" "$qemu" convert -f "$format" -O raw "$from" "$to" & '
+                  '"$@" sha256sum "$from" && wait $!')
+        return ["sh", "-c", script, "both", QEMU, source, corpus.file(name), out / "disk", *TIED]
     return command, "disk"
 
 
@@ -130,7 +145,7 @@ def import_as_cdi_does(url, scratch, target):
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-    subprocess.run([QEMU, "convert", "-t", "writeback", "-f", "qcow2", "-O", "raw", scratch, target], check=True)
+    subprocess.run([*TIED, QEMU, "convert", "-t", "writeback", "-f", "qcow2", "-O", "raw", scratch, target], check=True)
 
 
 @dataclass
@@ -163,7 +178,13 @@ ROWS = [
     Row("raw file → qcow2 zstd", "qemu-img -c -m 16 -W", 1.2, vitrine_convert("base.raw", "zstd"),
         qemu_to_qcow2("base.raw", "zstd"), "qcow2"),
 ]
-SPARSE = "sparse-1t-zlib.qcow2"
+# Once each, for the memory: what it is, the source, and what qemu-img compares the output with.
+MEMORY_ROWS = [
+    ("1 TiB virtual disk, zlib qcow2", "sparse-1t-zlib.qcow2", "sparse-1t-zlib.qcow2", "qcow2"),
+    ("raw.xz -6 -T2, several blocks", "part-6.raw.xz", "part.raw", "raw"),
+    ("raw.xz -9", "part-9.raw.xz", "part.raw", "raw"),
+    ("raw.gz", "part.raw.gz", "part.raw", "raw"),
+]
 
 
 class Bench:
@@ -202,23 +223,43 @@ class Bench:
         say(f"round {number + 1}: {row.job}: {runs['ours'].wall:.2f} s, {row.peer_name}: {runs['peer'].wall:.2f} s")
         return runs["ours"], runs["peer"]
 
-    def sparse(self):
-        """The disk of 1 TiB, once: only the memory counts."""
-        run, output = self.run(vitrine_import(SPARSE), "ours")
-        subprocess.run([QEMU, "compare", "-q", "-f", "raw", "-F", "qcow2", output, self.corpus.file(SPARSE)], check=True)
+    def memory(self, what, source, peer, peer_format):
+        """One import whose memory counts; its time is there to be seen."""
+        run, output = self.run(vitrine_import(source), "ours")
+        subprocess.run([*TIED, QEMU, "compare", "-q", "-f", "raw", "-F", peer_format, output, self.corpus.file(peer)], check=True)
         self.clear("ours")
-        say(f"1 TiB disk: {run.wall:.2f} s, {run.memory:.0f} MiB")
+        say(f"{what}: {run.wall:.2f} s, {run.memory:.0f} MiB")
         return run
 
 
 def compare(ours, peer, output):
     say("comparing the two outputs")
-    done = subprocess.run([QEMU, "compare", "-f", output, "-F", output, ours, peer], capture_output=True, text=True)
+    done = subprocess.run([*TIED, QEMU, "compare", "-f", output, "-F", output, ours, peer], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"bench: the outputs differ: {done.stdout}{done.stderr}")
 
 
-def print_table(results, sparse, rounds):
+def print_tables(results, memory, rounds):
+    """Prints all that was measured. What was missed, a line each."""
+    missed = print_speed(results)
+    print("\n| import over HTTP → store, once | Vitrine s | peak MiB |")
+    print("| --- | --- | --- |")
+    for (what, *_), run in zip(MEMORY_ROWS, memory):
+        print(f"| {what} | {run.wall:.2f} | {run.memory:.0f} |")
+    peak = max([run.memory for run in memory] + [run.memory for runs in results for run, _ in runs])
+    if peak > MEMORY_GOAL:
+        missed.append(f"peak memory: {peak:.0f} MiB, at most {MEMORY_GOAL}")
+    print(f"\nPeak memory of Vitrine, all jobs: {peak:.0f} MiB (at most {MEMORY_GOAL}{'' if peak <= MEMORY_GOAL else ', missed'}).")
+    print(f"\nMedians of {rounds} rounds; sources in the page cache, outputs new. Vitrine: sha256 of the source, content digest "
+          "and fsync included (rows that read a local file: no sha256). Outputs equal to qemu-img's.")
+    print(f"Machine: {os.cpu_count()} × {processor()}, {memory_gib()} GiB, Linux {platform.release()}, load "
+          f"{os.getloadavg()[1]:.1f} over the last 5 minutes. {version(QEMU)}; {version(RELEASE / 'vitrine')}.", flush=True)
+    return missed
+
+
+def print_speed(results):
+    """Prints the table of the jobs that have a peer. What was missed, a line each."""
+    missed = []
     print("| job | peer | Vitrine s | peer s | ratio | at least | Vitrine CPU s | peer CPU s | Vitrine peak MiB | peer peak MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for row, runs in zip(ROWS, results):
@@ -227,15 +268,11 @@ def print_table(results, sparse, rounds):
         cpus = [statistics.median(run.cpu for run in side) for side in (ours, peer)]
         memory = [max(run.memory for run in side) for side in (ours, peer)]
         ratio = walls[1] / walls[0]
+        if row.goal and ratio < row.goal:
+            missed.append(f"{row.job}, against {row.peer_name}: {ratio:.2f}×, at least {row.goal}×")
         print(f"| {row.job} | {row.peer_name} | {walls[0]:.2f} | {walls[1]:.2f} | {ratio:.2f}× | {verdict(ratio, row.goal)} "
               f"| {cpus[0]:.2f} | {cpus[1]:.2f} | {memory[0]:.0f} | {memory[1]:.0f} |")
-    peak = max([sparse.memory] + [run.memory for runs in results for run, _ in runs])
-    print(f"\nPeak memory of Vitrine, all jobs and a 1 TiB virtual disk ({sparse.wall:.2f} s, {sparse.memory:.0f} MiB): "
-          f"{peak:.0f} MiB (at most {MEMORY_GOAL}{'' if peak <= MEMORY_GOAL else ', missed'}).")
-    print(f"\nMedians of {rounds} rounds; sources in the page cache, outputs new. Vitrine: sha256 of the source, content digest "
-          "and fsync included (rows that read a local file: no sha256). Outputs equal to qemu-img's.")
-    print(f"Machine: {os.cpu_count()} × {processor()}, {memory_gib()} GiB, Linux {platform.release()}, load "
-          f"{os.getloadavg()[1]:.1f} over the last 5 minutes. {version(QEMU)}; {version(RELEASE / 'vitrine')}.")
+    return missed
 
 
 def verdict(ratio, goal):
@@ -262,9 +299,10 @@ def version(program):
 def prepare():
     """The programs and the corpus; gives its folder."""
     say("building the release program")
-    subprocess.run(["cargo", "build", "--release", "--locked", "--bin", "vitrine"], cwd=ROOT, check=True)
+    tied = ["setpriv", "--pdeathsig", "TERM", "--"]
+    subprocess.run([*tied, "cargo", "build", "--release", "--locked", "--bin", "vitrine"], cwd=ROOT, check=True)
     say("the corpus")
-    return subprocess.run([ROOT / "tests/images/corpus.sh"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return subprocess.run([*tied, ROOT / "tests/images/corpus.sh"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def warm(folder):
@@ -280,7 +318,7 @@ def serve(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen(["busybox", "httpd", "-f", "-p", f"127.0.0.1:{port}", "-h", folder])
+    server = subprocess.Popen([*TIED, "busybox", "httpd", "-f", "-p", f"127.0.0.1:{port}", "-h", folder])
     for _ in range(100):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -288,32 +326,65 @@ def serve(folder):
         if server.poll() is not None:
             break
         time.sleep(0.05)
+    server.kill()
     sys.exit(f"bench: busybox httpd does not serve on port {port}")
+
+
+def own(folder):
+    """Holds the lock of a run's folder until the file that this gives is closed, at the latest when this process ends."""
+    owner = open(folder / OWNER, "w")
+    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return owner
+
+
+def sweep():
+    """Removes the folders of killed runs."""
+    for folder in CACHE.glob(f"{WORK}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > SWEEP_AGE and (folder / OWNER).is_file():
+                with own(folder):
+                    say(f"removing what a killed run left in {folder}")
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # its run lives, or another one is sweeping
+            continue
+
+
+def measure_all(corpus, work, rounds):
+    """The runs of each row, and those that count for their memory."""
+    bench = Bench(corpus, work)
+    warm(corpus.folder)
+    results = [[] for _ in ROWS]
+    for number in range(rounds):
+        for row, runs in zip(ROWS, results):
+            runs.append(bench.round(number, row))
+    return results, [bench.memory(*row) for row in MEMORY_ROWS]
 
 
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     folder = prepare()
+    # What is measured comes over loopback, past no proxy.
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        os.environ.pop(name, None)
+        os.environ.pop(name.lower(), None)
+    sweep()
     server, url = serve(folder)
     try:
-        corpus = Corpus(folder, url)
         # Beside the corpus, which is where there is room; never in /tmp, which may be memory.
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as work:
-            bench = Bench(corpus, work)
-            warm(folder)
-            results = [[] for _ in ROWS]
-            for number in range(rounds):
-                for row, runs in zip(ROWS, results):
-                    runs.append(bench.round(number, row))
-            sparse = bench.sparse()
+        with tempfile.TemporaryDirectory(prefix=WORK, dir=CACHE) as work, own(Path(work)):
+            results, memory = measure_all(Corpus(folder, url), work, rounds)
     finally:
-        server.terminate()
+        server.kill()
         server.wait()
-    print_table(results, sparse, rounds)
+    missed = print_tables(results, memory, rounds)
+    for line in missed:
+        say(f"missed: {line}")
+    sys.exit(1 if missed else 0)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     if sys.argv[1:2] == ["--as-cdi"]:
         import_as_cdi_does(*sys.argv[2:])
     else:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the corpus of the benchmarks: a GPT disk of 10 GiB with one ext4 that holds about 1.75 GiB of
-# this machine's own files, as raw and as several qcow2; and a 1 TiB disk with little in it.
+# this machine's own files, as raw and as several qcow2; a 1 TiB disk with little in it; and the first
+# part of the disk, packed in the ways that take the most memory to unpack.
 # Usage: corpus.sh      Prints the folder. It is made once (about 6 GiB of disk).
 # Which files are taken depends on their paths only, so two runs on one machine take the same.
 # Between machines the content differs as their /usr does: compare ratios, not seconds.
@@ -14,6 +15,7 @@ DISK_MIB=10240
 SPARSE_TIB=1 # the disk for the memory test
 SPARSE_PIECES=2048 # one for each 512 MiB, so that every second-level table of 64 KiB clusters exists
 SPARSE_PIECE_KIB=150 # 300 MiB in all
+PACKED_MIB=512 # many times what any of the packers looks back
 FINAL=$CACHE/corpus/$(sha256sum <"$HERE/corpus.sh" | cut -c1-12)
 
 # Prints, each ended by NUL, paths below /usr up to the budget, ordered by a digest of the path.
@@ -86,6 +88,16 @@ PYTHON
   convert sparse-1t-zlib.qcow2 -c "$1/sparse.raw"
 }
 
+# xz in several blocks, which can be unpacked side by side; xz that looks back 64 MiB; gzip.
+make_packed() {
+  say "the first $PACKED_MIB MiB as raw.xz twice, as raw.gz"
+  head -c "${PACKED_MIB}M" base.raw >part.raw
+  xz -6 -T2 -c part.raw >part-6.raw.xz
+  xz -9 -c part.raw >part-9.raw.xz & local xz=$!
+  gzip -c part.raw >part.raw.gz
+  wait "$xz"
+}
+
 check_same() {
   local file
   say "checking that they hold the same bytes"
@@ -93,6 +105,8 @@ check_same() {
     qemu-img compare -q -f raw -F qcow2 base.raw "$file.qcow2"
   done
   qemu-img compare -q -f raw -F qcow2 "$1/sparse.raw" sparse-1t-zlib.qcow2
+  for file in part-6 part-9; do xz -dc "$file.raw.xz" | cmp - part.raw; done
+  gzip -dc part.raw.gz | cmp - part.raw
 }
 
 build() {
@@ -104,6 +118,7 @@ build() {
   convert zstd.qcow2 -c -o compression_type=zstd base.raw
   convert cluster-2m-zlib.qcow2 -c -o cluster_size=2M base.raw
   make_sparse "$1"
+  make_packed
   check_same "$1"
 }
 
