@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use vitrine_harness::{Fault, FaultServer, Route, qemu};
 
 use crate::program::{assert_same_disk, debian, hostile, names, run, run_with_input, vitrine};
@@ -161,7 +162,7 @@ fn a_full_disk_is_named_and_left_empty() {
 
 #[test]
 fn an_interrupted_conversion_leaves_nothing() {
-    for signal in ["INT", "TERM"] {
+    for signal in [Signal::INT, Signal::TERM] {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         let server = FaultServer::start().unwrap();
@@ -173,8 +174,7 @@ fn an_interrupted_conversion_leaves_nothing() {
             assert!(started.elapsed() < Duration::from_secs(30), "nothing was begun");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        kill_process(Pid::from_child(&child), signal).unwrap();
         let signalled = Instant::now();
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
