@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # The demo: manifests become verified, converted, sparsely stored images under a real control plane, and two that must be refused are.
-# Usage: run.sh        `make demo`. With KUBECONFIG set, that cluster is used instead of one made for the purpose; it must allow to
-# install CRDs and to make Node objects, and everything is removed from it again.
+# Usage: run.sh        `make demo`. With VITRINE_DEMO_KUBECONFIG (make demo KUBECONFIG=…) that cluster is used instead of one made for
+# the purpose; cluster.sh says what is asked of it. KUBECONFIG in the environment is not: it is there for other reasons.
 # Operator and agents run as processes of this machine, each with the rights of its service account; each agent has its own disk, in
-# a mount namespace. Needs root for that.
+# a mount namespace. Needs root for that. All of it runs in a scope of vitrine-lab, which ends and removes everything if this is killed.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source-path=SCRIPTDIR source=cluster.sh
+. tests/demo/cluster.sh
 
-TARGET=${CARGO_TARGET_DIR:-target}/debug # shared with `make test`, so that neither compiles for itself
+TARGET=${CARGO_TARGET_DIR:-target}/debug # shared with `make test`
 CACHE=${VITRINE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vitrine}
+EXISTING=${VITRINE_DEMO_KUBECONFIG:-}
 NODES=(vitrine-demo-1 vitrine-demo-2)
-SYSTEM=vitrine-system
-TENANT=vitrine-demo
 WAIT=180s # for an import; they take seconds
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -20,33 +22,60 @@ show() {
   "$@"
 }
 
-prepare() {
-  [[ $EUID -eq 0 ]] || { echo "the demo mounts one disk per node: run it as root" >&2; exit 1; }
-  say "Programs and disks (minutes the first time, nothing later)"
-  cargo build --locked --workspace --bin vitrine --bin vitrine-lab
-  tests/images/debian-disk.sh >/dev/null
-  if [[ -n ${KUBECONFIG:-} ]]; then
-    PATH=$(dirname "$("$TARGET/vitrine-lab" tools kubectl)"):$PATH exec "$0" --inside
+# What is served on loopback is fetched directly, and so is an API server there; a cluster elsewhere may need the proxy.
+leave_proxies() {
+  if [[ -n $EXISTING ]]; then
+    export NO_PROXY=${NO_PROXY:-${no_proxy:-}}
+    NO_PROXY+=${NO_PROXY:+,}127.0.0.1,localhost no_proxy=$NO_PROXY
+    export NO_PROXY no_proxy
+  else
+    unset HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy
   fi
+}
+
+# kubectl takes a file that is not there for an empty one, and goes to localhost.
+check_files() {
+  local file files
+  IFS=: read -ra files <<<"$EXISTING"
+  for file in "${files[@]}"; do [[ -r $file ]] || die "KUBECONFIG=$EXISTING: $file cannot be read."; done
+}
+
+prepare() {
+  [[ $EUID -eq 0 ]] || die "The demo mounts one disk per node: run it as root."
+  check_files
+  unset KUBECONFIG
+  say "Programs and disks (minutes the first time, nothing later)"
+  # A test has built them, and has others beside it that use them.
+  [[ -n ${VITRINE_DEMO_BUILT:-} ]] || cargo build --locked --workspace --bin vitrine --bin vitrine-lab
+  tests/images/debian-disk.sh >/dev/null
+  "$TARGET/vitrine-lab" tools kubectl >/dev/null
+  leave_proxies
+  if [[ -n $EXISTING ]]; then exec "$TARGET/vitrine-lab" run --kubeconfig "$EXISTING" "$0" --inside; fi
   say "A control plane: etcd, kube-apiserver, kube-controller-manager"
   exec "$TARGET/vitrine-lab" run "$0" --inside
 }
 
-# Ends what was started here, and takes everything out of the cluster again.
+# Ends what was started here, and takes everything out of a cluster that exists; one made for the purpose ends as it is.
 finish() {
   local status=$?
+  set +e # from here on every step is tried, also when the terminal is gone
   trap - EXIT
-  trap '' INT TERM
-  say "Cleaning up"
-  if ((status != 0)); then tail -n 30 "$WORK"/*.log || true; fi
-  kubectl delete namespace "$TENANT" --ignore-not-found --timeout=60s || true
-  kubectl delete imagestores --selector vitrine-demo=true --ignore-not-found --timeout=60s || true
-  kill "${PIDS[@]}" 2>/dev/null || true
-  wait "${PIDS[@]}" 2>/dev/null || true
-  kubectl delete nodes "${NODES[@]}" --ignore-not-found >/dev/null || true
-  if [[ $FOUND == none ]]; then
-    kubectl delete --ignore-not-found --wait=false -f config/ -f crds/ >/dev/null || true
+  trap '' INT TERM HUP
+  if ((status != 0)) && [[ -n $ARMED ]]; then tail -n 30 "$WORK"/*.log; fi
+  if [[ -n $EXISTING && -n $ARMED ]]; then
+    say "Removing what was made in the cluster"
+    # While operator and agents run, the stored data goes too.
+    kubectl delete namespaces --selector "$LABEL=$RUN" --field-selector "metadata.name=$TENANT" --timeout=60s
   fi
+  if ((${#PIDS[@]} > 0)); then
+    kill "${PIDS[@]}" 2>/dev/null
+    wait "${PIDS[@]}" 2>/dev/null
+  fi
+  if [[ -n $EXISTING && -n $ARMED ]] && ! remove_run "$RUN"; then
+    printf '\nNot all could be removed. What is left has the label %s=%s; the next run of the demo removes it.\n' "$LABEL" "$RUN" >&2
+    status=1
+  fi
+  [[ -z $HEART ]] || kill "$HEART" 2>/dev/null
   rm -rf "$WORK"
   exit "$status"
 }
@@ -60,20 +89,6 @@ import json, sys
 config = json.load(sys.stdin)
 config["users"][0]["user"] = {"token": sys.argv[1]}
 json.dump(config, sys.stdout)' "$token"
-}
-
-install() {
-  local node
-  FOUND=$(kubectl get crd images.vitrine.dev --output name 2>/dev/null) || FOUND=none
-  say "The custom resources, roles and policies"
-  show kubectl apply --server-side -f crds/
-  show kubectl wait --for=condition=Established crd/images.vitrine.dev crd/imagestores.vitrine.dev --timeout=30s
-  # The namespace first: what is in it comes after.
-  kubectl apply -f config/namespace.yaml >/dev/null
-  show kubectl apply -f config/
-  for node in "${NODES[@]}"; do
-    kubectl create -f - <<<"{apiVersion: v1, kind: Node, metadata: {name: $node, labels: {vitrine-demo: 'true'}}}"
-  done
 }
 
 # One agent, with its own folder at a path that is the same on every node.
@@ -93,7 +108,8 @@ start() {
   local node
   say "One operator and two agents, each with the rights of its service account"
   kubeconfig_for vitrine-operator >"$WORK/operator.kubeconfig"
-  KUBECONFIG=$WORK/operator.kubeconfig "$TARGET/vitrine" operator --namespace "$SYSTEM" >"$WORK/operator.log" 2>&1 &
+  KUBECONFIG=$WORK/operator.kubeconfig "$TARGET/vitrine" operator --namespace "$SYSTEM" \
+    --watch-namespace "$TENANT" --store-selector "$LABEL=$RUN" >"$WORK/operator.log" 2>&1 &
   PIDS+=($!)
   for node in "${NODES[@]}"; do start_agent "$node"; done
   "$TARGET/vitrine-lab" serve "$DISKS" >"$WORK/url" 2>"$WORK/server.log" &
@@ -105,46 +121,45 @@ start() {
 
 stores() {
   say "Two stores: each node's own disk, and a shared archive that keeps compressed qcow2"
-  kubectl apply -f - <<STORES
+  kubectl create -f - <<STORES
 apiVersion: vitrine.dev/v1alpha1
 kind: ImageStore
-metadata: {name: local, labels: {vitrine-demo: "true"}}
-spec: {default: true, nodeSelector: {vitrine-demo: "true"}, filesystem: {path: $WORK/node/images}}
+metadata: {name: local, labels: {$LABEL: "$RUN"}}
+spec: {filesystem: {path: $WORK/node/images}}
 ---
 apiVersion: vitrine.dev/v1alpha1
 kind: ImageStore
-metadata: {name: archive, labels: {vitrine-demo: "true"}}
+metadata: {name: archive, labels: {$LABEL: "$RUN"}}
 spec:
-  nodeSelector: {vitrine-demo: "true"}
   preferredFormat: {diskFormat: qcow2, compression: zstd}
   filesystem: {path: $WORK/shared, shared: true}
 STORES
-  show kubectl wait --for=condition=Ready imagestores --selector vitrine-demo=true --timeout=60s
+  show kubectl wait --for=condition=Ready imagestores --selector "$LABEL=$RUN" --timeout=60s
   show kubectl get imagestores
 }
 
 image() {
-  printf -- '---\napiVersion: vitrine.dev/v1alpha1\nkind: Image\nmetadata: {name: %s, namespace: %s}\nspec: {%s}\n' "$1" "$TENANT" "$2"
+  printf -- '---\napiVersion: vitrine.dev/v1alpha1\nkind: Image\nmetadata: {name: %s, namespace: %s, labels: {%s: "%s"}}\nspec: {%s}\n' "$1" "$TENANT" "$LABEL" "$RUN" "$2"
 }
 
 manifests() {
   local sum
   sum=$(awk '$2 == "zlib.qcow2" { print $1 }' "$DISKS/SHA256SUMS")
-  image debian "source: {http: {url: '$URL/zlib.qcow2', checksum: 'sha256:$sum'}}"
+  image debian "source: {http: {url: '$URL/zlib.qcow2', checksum: 'sha256:$sum'}}, stores: [local]"
   image debian-xz "source: {http: {url: '$URL/disk.raw.xz', checksumURL: '$URL/SHA256SUMS'}}, stores: [local, archive]"
   image debian-archived "source: {http: {url: '$URL/zstd.qcow2'}}, stores: [archive]"
-  image rescue "source: {http: {url: '$URL/grub-rescue.iso'}}, diskFormat: iso"
-  image wrong-checksum "source: {http: {url: '$URL/zlib.qcow2', checksum: 'sha256:$(printf '0%.0s' {1..64})'}}"
-  image wrong-format "source: {http: {url: '$URL/plain.qcow2'}}, diskFormat: raw"
+  image rescue "source: {http: {url: '$URL/grub-rescue.iso'}}, diskFormat: iso, stores: [local]"
+  image wrong-checksum "source: {http: {url: '$URL/zlib.qcow2', checksum: 'sha256:$(printf '0%.0s' {1..64})'}}, stores: [local]"
+  image wrong-format "source: {http: {url: '$URL/plain.qcow2'}}, diskFormat: raw, stores: [local]"
 }
 
 images() {
   local watch
   say "Six images: a qcow2, a compressed raw into two stores, one for the archive, an ISO, and two that must be refused"
-  kubectl create namespace "$TENANT" >/dev/null
+  kubectl create namespace "$TENANT" --dry-run=client --output yaml | labelled --filename - | kubectl create --filename - >/dev/null
   manifests >"$WORK/images.yaml"
   show cat "$WORK/images.yaml"
-  show kubectl apply -f "$WORK/images.yaml"
+  show kubectl create -f "$WORK/images.yaml"
   printf '\033[36m$ kubectl get images --namespace %s --watch\033[0m\n' "$TENANT"
   kubectl get images --namespace "$TENANT" --watch &
   watch=$!
@@ -177,12 +192,24 @@ results() {
 }
 
 inside() {
+  local node
   DISKS=$(tests/images/debian-disk.sh)
   WORK=$(mktemp -d -t vitrine-demo.XXXXXX)
-  PIDS=() FOUND=none
+  RUN=$(od -An -N6 -tx1 /dev/urandom | tr -d ' ')
+  PIDS=() HEART='' ARMED=''
   trap finish EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
+  trap 'exit 129' HUP
+  if [[ -n $EXISTING ]]; then
+    check_version
+    check_rights
+    choose_nodes
+    make_way
+    show_plan
+  else
+    for node in "${NODES[@]}"; do kubectl create -f - <<<"{apiVersion: v1, kind: Node, metadata: {name: $node}}"; done
+  fi
   install
   start
   stores

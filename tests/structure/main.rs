@@ -41,7 +41,6 @@ fn the_top_of_the_tree_is_as_designed() {
         ".gitignore",
         "Cargo.lock",
         "Cargo.toml",
-        "LICENSE",
         "Makefile",
         "README.md",
         "charts",

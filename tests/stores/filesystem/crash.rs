@@ -4,8 +4,8 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
-    time::Duration,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use vitrine_engine::{
@@ -24,6 +24,7 @@ use super::{
 use crate::conformance::{key, noise, publish, refused};
 
 const VICTIM: &str = "VITRINE_TEST_VICTIM_FOLDER";
+const KILLER: &str = "VITRINE_TEST_VICTIM_KILLER_PID";
 const FIRST: &str = "VITRINE_TEST_VICTIM_FIRST_REVISION";
 const LENGTH: u64 = 3 << 20;
 const PIECE: usize = 100_000;
@@ -35,11 +36,15 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(work)
 }
 
-/// What the victim does until it is killed: publishes one object after the other and deletes every third again.
-async fn write_until_killed(folder: &Path, first: u64) {
+/// What the victim does until it is killed: publishes one object after the other and deletes every third again. It ends, too, when
+/// `killer` is not its parent any more: nobody else would keep it from filling the disk.
+async fn write_until_killed(folder: &Path, first: u64, killer: i32) {
     let store = open(folder);
     println!("ready");
     for revision in first.. {
+        if rustix::process::getppid().is_none_or(|parent| parent.as_raw_nonzero().get() != killer) {
+            return;
+        }
         let pieces: Vec<_> = (0..8).map(|i| (i * LENGTH / 8, noise(revision * 8 + i, PIECE))).collect();
         publish(&store, &key(revision), LENGTH, &pieces).await;
         if revision % 3 == 0 {
@@ -58,15 +63,20 @@ async fn check_content(store: &dyn Store, revision: u64) {
     }
 }
 
-/// Kills the victim after `pause` and looks at what it left; returns how many leftovers there were.
-fn kill_once(folder: &Path, round: u64) -> usize {
-    let mut victim = Command::new(std::env::current_exe().unwrap())
+fn start_victim(folder: &Path, first: u64, killer: u32) -> Child {
+    Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "filesystem::crash::killed_writers_leave_whole_objects_or_leftovers", "--nocapture"])
         .env(VICTIM, folder)
-        .env(FIRST, (round * 1000 + 1).to_string())
+        .env(FIRST, first.to_string())
+        .env(KILLER, killer.to_string())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Kills the victim after `pause` and looks at what it left; returns how many leftovers there were.
+fn kill_once(folder: &Path, round: u64) -> usize {
+    let mut victim = start_victim(folder, round * 1000 + 1, std::process::id());
     let lines = BufReader::new(victim.stdout.take().unwrap()).lines();
     assert!(lines.map_while(Result::ok).any(|line| line.ends_with("ready")), "the victim never began");
     std::thread::sleep(Duration::from_micros(round * 7919 % 40_000));
@@ -99,13 +109,30 @@ async fn clean_up(store: &FilesystemStore, leftovers: &[vitrine_engine::store::O
 #[test]
 fn killed_writers_leave_whole_objects_or_leftovers() {
     if let Some(folder) = std::env::var_os(VICTIM) {
-        let first = std::env::var(FIRST).unwrap().parse().unwrap();
-        return block_on(write_until_killed(Path::new(&folder), first));
+        let number = |name| std::env::var(name).unwrap();
+        let (first, killer) = (number(FIRST).parse().unwrap(), number(KILLER).parse().unwrap());
+        return block_on(write_until_killed(Path::new(&folder), first, killer));
     }
     let folder = tempfile::tempdir().unwrap();
     let leftovers: usize = (0..ROUNDS).map(|round| kill_once(folder.path(), round)).sum();
     assert!(leftovers > 0, "no kill hit a write: make the pauses longer");
     assert!(!objects(folder.path()).is_empty(), "no kill came after a publication: make the pauses longer");
+}
+
+#[test]
+fn a_writer_whose_killer_is_gone_ends_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    // As if it had been started by another process, which has ended: its parent is a different one.
+    let mut victim = start_victim(folder.path(), 1, std::process::id() + 1);
+    let started = Instant::now();
+    while victim.try_wait().unwrap().is_none() {
+        if started.elapsed() > Duration::from_secs(60) {
+            victim.kill().unwrap();
+            panic!("it still writes after 60 s");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(objects(folder.path()).is_empty(), "it wrote although nobody would have ended it");
 }
 
 /// Publishes, then looks at the disk as a power cut at that moment would leave it: the device's content without anything that

@@ -3,15 +3,18 @@
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
-use vitrine_harness::{ControlPlane, Error, FaultServer, Result, Tool, tools};
+use vitrine_harness::{ControlPlane, Error, FaultServer, Result, Scope, Tool, tools};
 
 const USAGE: &str = "usage:
   vitrine-lab tools [NAME...]         build the Kubernetes programs (all, or those named) unless they are in the cache; print their paths
   vitrine-lab up                      run a control plane until Ctrl-C or SIGTERM; print the line that points KUBECONFIG at it
-  vitrine-lab run COMMAND [ARG...]    run a command with a control plane of its own: KUBECONFIG is set, and kubectl is in PATH
+  vitrine-lab run [--kubeconfig FILE] COMMAND [ARG...]
+                                      run a command with a control plane of its own, or with the cluster of FILE: KUBECONFIG is set,
+                                      kubectl is in PATH, TMPDIR is removed and all it started is ended with it, however it ends
   vitrine-lab serve DIR [--port N]    serve a folder over HTTP, with ranges and ETags, until Ctrl-C or SIGTERM; print the URL";
 
 #[tokio::main]
@@ -21,7 +24,8 @@ async fn main() -> ExitCode {
     let done = match args.as_slice() {
         ["tools", names @ ..] => print_tools(names),
         ["up"] => run_control_plane().await,
-        ["run", command, args @ ..] => run_command(command, args).await,
+        ["run", "--kubeconfig", kubeconfig, command, args @ ..] => run_with_cluster_of(kubeconfig, command, args).await,
+        ["run", command, args @ ..] if !command.starts_with('-') => run_with_own_cluster(command, args).await,
         ["serve", folder] => serve(folder, "0").await,
         ["serve", folder, "--port", port] => serve(folder, port).await,
         _ => Err(Error::new(USAGE)),
@@ -61,29 +65,53 @@ async fn run_control_plane() -> Result<ExitCode> {
     wait_for_end().await
 }
 
-/// Ends as the command does. A signal to us ends the control plane and leaves the command to its own: Ctrl-C reaches both.
-async fn run_command(command: &str, args: &[&str]) -> Result<ExitCode> {
+async fn run_with_own_cluster(command: &str, args: &[&str]) -> Result<ExitCode> {
     let plane = start().await?;
+    run_command(plane.scope(), &plane.kubeconfig(), command, args).await
+}
+
+async fn run_with_cluster_of(kubeconfig: &str, command: &str, args: &[&str]) -> Result<ExitCode> {
+    // Not made absolute: kubectl takes a list of files, too.
+    run_command(&Scope::open("run")?, Path::new(kubeconfig), command, args).await
+}
+
+/// Ends as the command does. It and what it starts carry the scope's mark, so if we are killed, nothing of them remains.
+async fn run_command(scope: &Scope, kubeconfig: &Path, command: &str, args: &[&str]) -> Result<ExitCode> {
+    let here = std::env::current_dir().map_err(|error| Error::new(format!("no working folder: {error}")))?;
     let tools = tools::ensure(&[Tool::Kubectl])?;
     let mut path = OsString::from(tools.path(Tool::Kubectl)?.parent().unwrap_or(Path::new("/")));
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
-    let mut child = tokio::process::Command::new(command)
+    // Listened for before there is a child to leave behind.
+    let mut end = End::listen()?;
+    let mut child = tokio::process::Command::from(scope.command(command))
         .args(args)
-        .env("KUBECONFIG", plane.kubeconfig())
+        .current_dir(here)
+        .stdin(Stdio::inherit())
+        .env("TMPDIR", scope.dir())
+        .env("KUBECONFIG", kubeconfig)
         .env("PATH", path)
         // kubectl would otherwise fill a folder in the home of its user.
-        .env("KUBECACHEDIR", plane.scope().dir().join("kubectl"))
+        .env("KUBECACHEDIR", scope.dir().join("kubectl"))
         .spawn()
         .map_err(|error| Error::new(format!("cannot run {command}: {error}")))?;
-    tokio::select! {
-        ended = wait_for_end() => ended,
-        status = child.wait() => {
-            let status = status.map_err(|error| Error::new(format!("cannot wait for {command}: {error}")))?;
-            // As a shell has it: 128 and the number of the signal.
-            let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-            Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status,
+            told = end.told() => tell(&child, told),
         }
+    };
+    let status = status.map_err(|error| Error::new(format!("cannot wait for {command}: {error}")))?;
+    // As a shell has it: 128 and the number of the signal.
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+}
+
+/// Hands a request to end on to the command, which may need its cluster for what it does then. Ctrl-C has reached it without us.
+fn tell(child: &tokio::process::Child, told: SignalKind) {
+    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    if let (Some(pid), true) = (pid, told != SignalKind::interrupt()) {
+        let _ended_meanwhile = kill_process(pid, Signal::TERM);
     }
 }
 
@@ -95,11 +123,33 @@ async fn serve(folder: &str, port: &str) -> Result<ExitCode> {
 }
 
 async fn wait_for_end() -> Result<ExitCode> {
-    let listen = |kind| signal(kind).map_err(|error| Error::new(format!("cannot listen for signals: {error}")));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    End::listen()?.told().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The requests to end.
+struct End {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl End {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Error::new(format!("cannot listen for signals: {error}")));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one and says which.
+    async fn told(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.hangup.recv() => SignalKind::terminate(),
+        }
+    }
 }
