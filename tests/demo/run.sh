@@ -61,7 +61,7 @@ finish() {
   set +e # from here on every step is tried, also when the terminal is gone
   trap - EXIT
   trap '' INT TERM HUP
-  if ((status != 0)) && [[ -n $ARMED ]]; then tail -n 30 "$WORK"/*.log; fi
+  if ((status != 0)) && [[ -n $ARMED ]]; then tail -n 30 "$WORK"/*.log 2>/dev/null; fi
   if [[ -n $EXISTING && -n $ARMED ]]; then
     say "Removing what was made in the cluster"
     # While operator and agents run, the stored data goes too.
