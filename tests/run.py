@@ -207,7 +207,7 @@ def programs(messages):
             name = f"{folder.name} {name}"
         # Programs that only parse and call, and the harness, need not have unit tests.
         least = 0 if unit and what["name"] not in ("vitrine", "vitrine_engine") or "bin" in what["kind"] else 1
-        found.append((name, message["executable"], folder, least, Path(what["src_path"])))
+        found.append((name, message["executable"], folder, least, Path(what["src_path"]).resolve()))
     return sorted(found, key=lambda p: (not p[0].startswith("unit"), p[0]))
 
 
