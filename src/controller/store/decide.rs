@@ -60,6 +60,7 @@ pub struct Decision {
 pub fn uses_store(image: &Image, store: &str) -> bool {
     let Some(status) = &image.status else { return false };
     status.revisions.iter().flat_map(|revision| &revision.locations).any(|location| location.store == store)
+        || status.revisions.iter().flat_map(|revision| &revision.tried).any(|tried| tried == store)
         || status.cleanup.iter().any(|item| item.store == store)
         || status
             .attempt

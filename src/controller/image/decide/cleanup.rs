@@ -92,6 +92,8 @@ impl<'a> Draft<'a> {
         let node = match &item.node {
             Some(node) if self.liveness(node) == Liveness::Live => node.clone(),
             Some(_) => return Outcome::Waits(absent(item)),
+            // What it publishes in the last moment would stay.
+            None if self.is_being_written(item) => return Outcome::Underway,
             None => {
                 let demand = Demand { stores: vec![(&item.store, &store.spec.node_selector)], ..Demand::default() };
                 match self.seen.fleet.choose(&demand, self.seen.at) {
@@ -104,6 +106,16 @@ impl<'a> Draft<'a> {
         let order = delete_task(self.seen.image, target, &place(item), (item.revision, attempt), &node);
         self.orders.create.push(order);
         Outcome::Underway
+    }
+
+    /// Whether an import that is being stopped may still publish there. That it ended makes us look again.
+    fn is_being_written(&self, item: &Cleanup) -> bool {
+        self.tasks().any(|task| {
+            let mut targets = task.spec.import.iter().flat_map(|order| &order.stores);
+            task.spec.revision == item.revision
+                && !phase_of(task).is_final()
+                && targets.any(|target| target.name == item.store)
+        })
     }
 
     /// The last order to remove `item`; earlier ones are let go.

@@ -49,6 +49,7 @@ impl Draft<'_> {
             spec_hash: hash.to_owned(),
             phase: RevisionPhase::Importing,
             attempts: 0,
+            tried: Vec::new(),
             disk_format: None,
             container_format: None,
             virtual_size: None,
@@ -62,9 +63,11 @@ impl Draft<'_> {
     }
 
     fn drop_unfinished(&mut self, keep: Option<i64>) {
-        let unwanted =
-            |revision: &Revision| revision.phase == RevisionPhase::Importing && Some(revision.number) != keep;
-        self.status.revisions.retain(|revision| !unwanted(revision));
+        let (unwanted, kept) = std::mem::take(&mut self.status.revisions)
+            .into_iter()
+            .partition(|revision| revision.phase == RevisionPhase::Importing && Some(revision.number) != keep);
+        self.status.revisions = kept;
+        self.abandon(unwanted);
         if self.status.attempt.as_ref().is_some_and(|attempt| Some(attempt.revision) != keep) {
             self.status.attempt = None;
             self.status.progress = None;
@@ -81,17 +84,24 @@ impl Draft<'_> {
                 continue;
             };
             let revision = self.status.revisions.remove(at);
-            revision.locations.iter().for_each(|location| self.discard(number, location));
+            self.abandon(vec![revision]);
             let note = format!("revision {number} is removed: revision {current} serves");
             self.tell(Happening::normal(events::REVISION_REMOVED, "Prune", note));
         }
     }
 
+    /// What is left of revisions that are no more is to be removed.
+    fn abandon(&mut self, revisions: Vec<Revision>) {
+        for revision in revisions {
+            revision.locations.iter().for_each(|location| self.discard(revision.number, location));
+            revision.tried.iter().for_each(|store| self.discard_at(revision.number, store, None));
+        }
+    }
+
     /// Deletion: everything that is stored anywhere is to be removed.
     pub(super) fn abandon_everything(&mut self) {
-        for revision in std::mem::take(&mut self.status.revisions) {
-            revision.locations.iter().for_each(|location| self.discard(revision.number, location));
-        }
+        let all = std::mem::take(&mut self.status.revisions);
+        self.abandon(all);
         self.status.revision = None;
         self.status.attempt = None;
         self.status.progress = None;

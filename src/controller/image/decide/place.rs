@@ -31,6 +31,7 @@ impl Draft<'_> {
             self.status.attempt = None;
             self.status.progress = None;
             self.note_retry();
+            self.discard_tried(number, &[]);
             self.leave_other_stores(number, wanted);
         } else {
             self.pursue(number, wanted, &missing);
@@ -123,6 +124,7 @@ impl Draft<'_> {
             if !failure.retryable || attempt.failures >= self.seen.retry.limit {
                 let stalled = self.stalled(&attempt, failure);
                 self.hold(stalled);
+                self.discard_tried(number, &[]);
                 return false;
             }
             let left = attempt.retry_at.as_ref().map_or(Duration::ZERO, |time| until(self.seen.now, time.0));
@@ -169,7 +171,10 @@ impl Draft<'_> {
     }
 
     fn start(&mut self, number: i64, wanted: &Wanted, missing: &[&WantedStore], node: String) {
+        let shared: Vec<_> = missing.iter().filter(|s| s.backend.shared).map(|store| store.name.clone()).collect();
+        self.discard_tried(number, &shared);
         let Some(revision) = self.revision(number) else { return };
+        revision.tried = shared;
         revision.attempts = revision.attempts.saturating_add(1);
         let (ordinal, known) = (revision.attempts, revision.digests.clone());
         let order = import_task(self.seen.image, wanted, missing, &known, (number, ordinal), &node);

@@ -118,6 +118,7 @@ fn record(revision: &mut Revision, result: ImportResult, locations: Vec<Location
     revision.content_digest = Some(content_digest);
     for location in locations {
         revision.locations.retain(|old| (&old.store, &old.node) != (&location.store, &location.node));
+        revision.tried.retain(|store| *store != location.store);
         revision.locations.push(location);
     }
 }

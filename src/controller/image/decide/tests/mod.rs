@@ -249,6 +249,56 @@ fn a_lost_node_owes_nothing_in_a_store_that_others_reach() {
 }
 
 #[test]
+fn what_an_import_may_have_left_in_a_store_that_others_reach_is_removed_when_nobody_takes_it_over() {
+    let begun = || {
+        let mut world = World::new(&["a", "b"], &["fast"]);
+        world.share_store("fast");
+        world.step();
+        assert_eq!(world.status().revisions[0].tried, ["fast"]);
+        world
+    };
+    let deletes = |world: &World| -> Vec<i64> {
+        world.tasks.iter().filter(|t| t.spec.action == Action::Delete).map(|t| t.spec.revision).collect()
+    };
+    // Deleted while the agent is in its commit: the removal waits for it to end.
+    let mut world = begun();
+    world.delete();
+    assert!(!world.step() && deletes(&world).is_empty());
+    world.agent_obeys();
+    assert!(!world.step());
+    assert_eq!(deletes(&world), [1]);
+    world.agent_succeeds("");
+    assert!(world.step());
+    // Edited: the next revision does not wait for it.
+    let mut world = begun();
+    world.edit(|spec| spec.source.http.as_mut().unwrap().url.push('2'));
+    world.step();
+    world.agent_obeys();
+    world.step();
+    assert_eq!(deletes(&world), [1]);
+    // Killed after the commit, and away until the Image is deleted.
+    let mut world = begun();
+    world.pass(Duration::from_secs(41));
+    world.step();
+    assert!(world.tasks.is_empty() && world.status().cleanup.is_empty());
+    world.renew("b");
+    world.delete();
+    assert!(!world.step());
+    assert_eq!((deletes(&world), world.only_task().spec.node_name.as_str()), (vec![1], "b"));
+    // Given up.
+    let mut world = begun();
+    world.agent_fails(&failure("Refused", false));
+    world.step();
+    assert_eq!((deletes(&world), kstatus(&world)), (vec![1], "Failed"));
+    world.annotate(identity::ANNOTATION_RETRY, "1");
+    world.step();
+    assert_eq!(world.only_task().spec.action, Action::Delete, "the next attempt waits for the removal");
+    world.agent_succeeds("");
+    world.step();
+    assert_eq!((world.only_task().spec.action, world.only_task().spec.attempt), (Action::Import, 2));
+}
+
+#[test]
 fn without_agents_it_waits_and_says_so() {
     let mut world = World::new(&[], &["fast"]);
     world.step();
