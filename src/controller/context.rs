@@ -25,7 +25,7 @@ pub struct Context {
     pub client: Client,
     /// What the operator was told.
     pub settings: Settings,
-    /// All ImageStores.
+    /// All ImageStores. Complete before any controller acts, and up to date before it rings for a change: see `watch`.
     pub stores: Store<ImageStore>,
     /// All Images, by watched namespace.
     pub images: Vec<Store<Image>>,

@@ -18,7 +18,7 @@ use kube::{
     runtime::{
         Controller,
         controller::{Action, Config},
-        reflector::ObjectRef,
+        reflector::{self, ObjectRef},
         watcher,
     },
 };
@@ -107,11 +107,12 @@ async fn control(client: Client, settings: Settings, stop: CancellationToken) {
         .unzip();
     let (store_bell, store_stream) = mpsc::unbounded();
     let fleet = Fleet::new(Instant::now(), settings.agent_grace);
-    let caches = (stores.store(), images.iter().map(Controller::store).collect());
+    let (known_stores, store_writer) = reflector::store();
+    let caches = (known_stores, images.iter().map(Controller::store).collect());
     let bells = Bells { images: image_bells, stores: store_bell };
     let context = Arc::new(Context::new(client, settings, fleet, caches, bells));
 
-    let (followed, listed) = watch::follow_all(&context);
+    let (followed, listed) = watch::follow_all(&context, store_writer);
     let controllers = async {
         listed.await;
         let images = images.into_iter().zip(image_streams).map(|(controller, bells)| {

@@ -10,7 +10,11 @@ use kube::{
     Api, Resource, ResourceExt,
     api::ListParams,
     core::PartialObjectMeta,
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::{
+        WatchStreamExt as _,
+        reflector::{reflector, store::Writer},
+        watcher,
+    },
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -59,8 +63,12 @@ where
     }
 }
 
-/// Everything to follow, as one future that never ends, and what fires when all of it was listed once.
-pub fn follow_all(context: &Arc<Context>) -> (impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>) {
+/// Everything to follow, as one future that never ends, and what fires when all of it was listed once. `stores` is kept up to date:
+/// it has a change before anybody is woken because of it.
+pub fn follow_all(
+    context: &Arc<Context>,
+    stores: Writer<ImageStore>,
+) -> (impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>) {
     let mut readies = Vec::new();
     let mut next = || {
         let (send, receive) = oneshot::channel();
@@ -72,7 +80,7 @@ pub fn follow_all(context: &Arc<Context>) -> (impl Future<Output = ()> + use<>, 
         leases(Arc::clone(context), next()),
         nodes(Arc::clone(context), next()),
         reports(Arc::clone(context), next()),
-        stores(Arc::clone(context), next()),
+        follow_stores(Arc::clone(context), stores, next()),
     );
     let ticks = watch_leases_expire(Arc::clone(context));
     let all = async move {
@@ -170,7 +178,7 @@ struct StoreView {
     prepared: bool,
 }
 
-async fn stores(context: Arc<Context>, ready: oneshot::Sender<()>) {
+async fn follow_stores(context: Arc<Context>, known: Writer<ImageStore>, ready: oneshot::Sender<()>) {
     let api: Api<ImageStore> = Api::all(context.client.clone());
     let mut views: BTreeMap<String, StoreView> = BTreeMap::new();
     let act = |change: Change<ImageStore>| {
@@ -197,7 +205,7 @@ async fn stores(context: Arc<Context>, ready: oneshot::Sender<()>) {
             }
         }
     };
-    follow(watch(api, &context.settings.store_selector), act, ready).await;
+    follow(reflector(known, watch(api, &context.settings.store_selector)), act, ready).await;
 }
 
 fn view(store: &ImageStore) -> StoreView {
@@ -280,3 +288,6 @@ async fn confirm(context: &Context) -> bool {
 fn agent_selector() -> String {
     format!("{}=true", identity::LABEL_AGENT)
 }
+
+#[cfg(test)]
+mod tests;

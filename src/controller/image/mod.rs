@@ -10,7 +10,10 @@ pub mod validate;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt as _, runtime::controller::Action};
+use kube::{
+    Api, ResourceExt as _,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -32,12 +35,14 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 pub async fn reconcile(image: Arc<Image>, context: Arc<Context>) -> Result<Action> {
     let (images, name) = (api_of(&context.client, image.as_ref()), image.name_any());
     let tasks = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let Some(fetched) = fetch::fetch(&context.client, &images, &tasks, &name).await? else {
+    let is_served = |store: &str| context.stores.get(&ObjectRef::new(store)).is_some();
+    let Some(fetched) = fetch::fetch(&context.client, &images, &tasks, &name, is_served).await? else {
         return Ok(Action::await_change());
     };
     let stores = context.stores.state();
     let wanted = validate::validate(&fetched.image, &stores, fetched.references);
-    let stores: BTreeMap<_, _> = stores.into_iter().map(|store| (store.name_any(), store)).collect();
+    let others = fetched.others.iter().cloned().map(Arc::new);
+    let stores: BTreeMap<_, _> = others.chain(stores).map(|store| (store.name_any(), store)).collect();
     let decision = context.with_fleet(|fleet| {
         let observed = Observed {
             image: &fetched.image,

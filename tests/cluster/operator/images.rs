@@ -2,7 +2,7 @@
 
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 use vitrine::api::{Action, ImagePhase, identity};
@@ -187,6 +187,24 @@ async fn a_node_that_is_gone_for_good_is_forgotten() {
     lab.delete_image("debian").await;
     lab.until_image_gone("debian").await;
     assert!(lab.events("gone", "debian").await.contains(&"LocationLost".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_in_a_store_that_is_no_longer_served_is_removed_and_not_forgotten() {
+    let mut lab = Lab::new("unserved").await;
+    lab.local_store("fast").await;
+    lab.operator().await;
+    let agent = lab.agent("n1").await;
+    agent.script(Script::Succeed("one"));
+    lab.image("debian", "fast").await;
+    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    let unserved = Patch::Merge(json!({ "metadata": { "labels": { "vitrine.dev/lab": "other" } } }));
+    lab.stores().patch(&lab.store_name("fast"), &PatchParams::default(), &unserved).await.unwrap();
+    lab.until_image("debian", "is stalled", |image| kstatus(image) == "Failed").await;
+    lab.delete_image("debian").await;
+    lab.until_image_gone("debian").await;
+    assert!(agent.disk().is_empty());
+    assert!(!lab.events("unserved", "debian").await.contains(&"LocationLost".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
