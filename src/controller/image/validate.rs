@@ -23,8 +23,8 @@ const DEFAULT_CLUSTER_SIZE: i64 = 65536;
 pub struct Wanted {
     /// Where the bytes come from.
     pub source: HttpSource,
-    /// Headers and certificates for the source, as a task's Secret holds them.
-    pub secret: BTreeMap<String, Vec<u8>>,
+    /// Headers and certificates for the source, as a task's Secret holds them, or what is missing: only who is about to import needs them.
+    pub secret: Result<BTreeMap<String, Vec<u8>>, String>,
     /// The stores that shall keep it, at least one.
     pub stores: Vec<WantedStore>,
 }
@@ -87,15 +87,18 @@ pub fn validate(image: &Image, stores: &[Arc<ImageStore>], references: Reference
     let held =
         image.status.iter().flat_map(|status| &status.locations).map(|location| location.store.as_str()).collect();
     let chosen = choose_stores(spec, stores, &held)?;
-    let mut secret = BTreeMap::new();
-    for (name, value) in references.headers.transpose()?.unwrap_or_default() {
-        secret.insert(format!("{}{name}", identity::SECRET_HEADER_PREFIX), value);
-    }
+    let stores = chosen.into_iter().map(|store| wanted_store(spec, store)).collect::<Result<_, _>>()?;
+    Ok(Wanted { source, secret: secret(references), stores })
+}
+
+fn secret(references: References) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    let headers = references.headers.transpose()?.unwrap_or_default().into_iter();
+    let mut secret: BTreeMap<_, _> =
+        headers.map(|(name, value)| (format!("{}{name}", identity::SECRET_HEADER_PREFIX), value)).collect();
     if let Some(bundle) = references.bundle.transpose()? {
         secret.insert(identity::SECRET_CA_KEY.to_owned(), bundle);
     }
-    let stores = chosen.into_iter().map(|store| wanted_store(spec, store)).collect::<Result<_, _>>()?;
-    Ok(Wanted { source, secret, stores })
+    Ok(secret)
 }
 
 /// The default store: of those that say so, the oldest, and of equally old ones the first by name.
@@ -225,7 +228,8 @@ mod tests {
         assert!(message.contains("fats") && message.contains("there are: fast, slow"), "{message}");
         wanted.spec.stores = vec!["fast".into()];
         let missing = References { headers: Some(Err("no Secret".into())), bundle: None };
-        assert_eq!(messages(&wanted, &[Arc::new(store("fast"))], missing), "no Secret");
+        let found = validate(&wanted, &[Arc::new(store("fast"))], missing).unwrap();
+        assert_eq!(found.secret.unwrap_err(), "no Secret", "an Image that needs no import is none the worse for it");
     }
 
     #[test]
@@ -271,6 +275,6 @@ mod tests {
             bundle: Some(Ok(b"PEM".to_vec())),
         };
         let wanted = validate(&image(), &[Arc::new(fast)], references).unwrap();
-        assert_eq!(wanted.secret.keys().collect::<Vec<_>>(), ["ca.crt", "header.Authorization"]);
+        assert_eq!(wanted.secret.unwrap().keys().collect::<Vec<_>>(), ["ca.crt", "header.Authorization"]);
     }
 }

@@ -84,7 +84,7 @@ impl Draft<'_> {
         if attempt.node.is_some() {
             return self.keep_going(number, wanted);
         }
-        if !self.may_begin(number, missing) {
+        if !self.may_begin(number, wanted, missing) {
             return;
         }
         match self.seen.fleet.choose(&self.demand(number, missing), self.seen.at) {
@@ -105,6 +105,10 @@ impl Draft<'_> {
             // What it was for is no longer wanted; the next look begins anew.
             self.status.attempt = None;
             self.recheck_in(Duration::ZERO);
+            return self.hold(Health::Progressing("the stores have changed".into()));
+        }
+        if self.lacks_references(wanted) {
+            self.status.attempt.iter_mut().for_each(|attempt| attempt.node = None);
             return;
         }
         let known = self.revision(number).map(|revision| revision.digests.clone()).unwrap_or_default();
@@ -112,12 +116,15 @@ impl Draft<'_> {
         self.orders.create.push(order);
     }
 
-    fn may_begin(&mut self, number: i64, missing: &[&WantedStore]) -> bool {
+    fn may_begin(&mut self, number: i64, wanted: &Wanted, missing: &[&WantedStore]) -> bool {
         let attempt = self.status.attempt.clone().unwrap_or_default();
         if let Some(store) = missing.iter().find(|store| !store.writable) {
             let message =
                 format!("ImageStore {} is read-only: name another in spec.stores, or clear readOnly there", store.name);
             self.hold(Health::Stalled(reasons::INVALID_CONFIGURATION, message));
+            return false;
+        }
+        if self.lacks_references(wanted) {
             return false;
         }
         if let Some(failure) = &attempt.last_failure {
@@ -144,6 +151,15 @@ impl Draft<'_> {
             return false;
         }
         !self.is_being_vacated(number, missing)
+    }
+
+    /// Whether something is missing that spec refers to and an import needs.
+    fn lacks_references(&mut self, wanted: &Wanted) -> bool {
+        let Err(why) = &wanted.secret else { return false };
+        // Secrets and ConfigMaps are not watched, for the operator may read those it is told of and list none.
+        self.recheck_in(LOOK_AGAIN);
+        self.hold(Health::Stalled(reasons::INVALID_CONFIGURATION, why.clone()));
+        true
     }
 
     /// An earlier attempt still stops, or a removal from the very place is still to be done: both must end first.

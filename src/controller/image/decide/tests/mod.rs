@@ -14,6 +14,7 @@ use crate::{
         condition::{events, reasons, types},
         identity,
     },
+    controller::image::validate::References,
     kube::condition::find,
 };
 
@@ -150,6 +151,60 @@ fn what_cannot_be_carried_out_says_why_and_recovers() {
     world.add_store("fats");
     world.step();
     assert_eq!((kstatus(&world), world.tasks.len()), ("InProgress", 1));
+}
+
+#[test]
+fn a_missing_secret_matters_to_who_is_about_to_import_and_to_nobody_else() {
+    let missing = References { headers: Some(Err("there is no Secret mirror".into())), bundle: None };
+    let mut world = World::active(&["a"], &["fast"]);
+    world.references = missing.clone();
+    assert!(world.is_settled() && kstatus(&world) == "Current", "what is there needs no headers");
+    world.edit(|spec| spec.source.http.as_mut().unwrap().url.push('2'));
+    world.step();
+    assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("Failed", reasons::INVALID_CONFIGURATION));
+    assert!(ready(&world).1.contains("there is no Secret mirror; revision 1 goes on serving"), "{:?}", ready(&world));
+    world.references = References::default();
+    world.step();
+    assert_eq!((kstatus(&world), world.only_task().spec.revision), ("InProgress", 2));
+    world.references = missing;
+    world.step();
+    assert_eq!(kstatus(&world), "InProgress", "what is under way has its headers already");
+    // The operator died before it made the task.
+    world.tasks.clear();
+    world.step();
+    assert_eq!((kstatus(&world), world.tasks.len()), ("Failed", 0));
+    world.references = References::default();
+    world.step();
+    world.agent_succeeds("blake3:two");
+    world.step();
+    assert_eq!(kstatus(&world), "Current");
+}
+
+#[test]
+fn what_is_under_way_is_not_called_a_failure_because_of_a_store_that_is_gone() {
+    let mut world = World::new(&["a"], &["fast", "slow"]);
+    world.step();
+    world.stores.remove("slow");
+    world.step();
+    assert_eq!(kstatus(&world), "InProgress");
+    world.agent_succeeds("blake3:one");
+    world.step();
+    assert_eq!(kstatus(&world), "Failed", "now nothing goes on");
+}
+
+#[test]
+fn it_is_never_ready_with_another_revision_than_spec_asks_for() {
+    let mut world = World::active(&["a"], &["fast"]);
+    world.add_store("slow");
+    world.edit(|spec| spec.source.http.as_mut().unwrap().url.push('2'));
+    world.step();
+    // The operator died before it made the task, and the stores are others by now.
+    world.tasks.clear();
+    world.edit(|spec| spec.stores = vec!["slow".into()]);
+    world.step();
+    assert_eq!((kstatus(&world), world.status().revision), ("InProgress", Some(1)));
+    world.step();
+    assert_eq!((world.only_task().spec.revision, kstatus(&world)), (2, "InProgress"));
 }
 
 #[test]

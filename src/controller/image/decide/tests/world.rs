@@ -43,6 +43,7 @@ pub struct World {
     pub tasks: Vec<ImageTask>,
     pub stores: BTreeMap<String, Arc<ImageStore>>,
     pub fleet: Fleet,
+    pub references: References,
     pub now: Timestamp,
     pub at: Instant,
     pub released: bool,
@@ -62,7 +63,9 @@ impl World {
         image.spec.stores = stores.iter().map(|name| (*name).to_owned()).collect();
         let fleet = Fleet::new(at, Duration::from_secs(40));
         let stores = BTreeMap::new();
-        let mut world = Self { image, tasks: vec![], stores, fleet, now, at, released: false, uids: 0, told: vec![] };
+        let references = References::default();
+        let mut world =
+            Self { image, tasks: vec![], stores, fleet, references, now, at, released: false, uids: 0, told: vec![] };
         for name in world.image.spec.stores.clone() {
             world.add_store(&name);
         }
@@ -95,7 +98,7 @@ impl World {
 
     pub fn decide(&self) -> Decision {
         let stores: Vec<_> = self.stores.values().cloned().collect();
-        let wanted = validate(&self.image, &stores, References::default());
+        let wanted = validate(&self.image, &stores, self.references.clone());
         let backoff = Backoff { base: Duration::from_secs(5), limit: Duration::from_secs(300) };
         decide(&Observed {
             image: &self.image,
