@@ -109,7 +109,12 @@ async fn tasks(context: Arc<Context>, ready: oneshot::Sender<()>) {
     };
     let act = |change| match change {
         Change::Present(task) => seen(&task),
-        Change::Listed(tasks) => tasks.iter().for_each(seen),
+        Change::Listed(tasks) => {
+            tasks.iter().for_each(seen);
+            let names = tasks.iter().map(ResourceExt::name_any).collect();
+            let vanished = context.with_fleet(|fleet| fleet.keep_tasks(&names));
+            vanished.iter().for_each(|(namespace, name)| context.bells.image(namespace, name));
+        }
         Change::Absent(task) => {
             context.with_fleet(|fleet| fleet.forget_task(&task.name_any()));
             ring(&task);
@@ -235,25 +240,28 @@ fn is_waiting(image: &Image) -> bool {
 
 /// Works on `node`, keeps data there, or has some to remove there.
 fn is_bound_to(image: &Image, node: &str) -> bool {
-    let Some(status) = &image.status else { return false };
-    let of = |candidate: Option<&String>| candidate.is_some_and(|candidate| candidate == node);
-    of(status.attempt.as_ref().and_then(|attempt| attempt.node.as_ref()))
-        || status.cleanup.iter().any(|item| of(item.node.as_ref()))
-        || status.revisions.iter().flat_map(|r| &r.locations).any(|location| of(location.node.as_ref()))
+    nodes_of(image).any(|bound| bound == node)
+}
+
+fn nodes_of(image: &Image) -> impl Iterator<Item = &str> {
+    image.status.iter().flat_map(|status| {
+        let attempt = status.attempt.iter().filter_map(|attempt| attempt.node.as_deref());
+        let cleanup = status.cleanup.iter().filter_map(|item| item.node.as_deref());
+        let locations = status.revisions.iter().flat_map(|revision| &revision.locations);
+        attempt.chain(cleanup).chain(locations.filter_map(|location| location.node.as_deref()))
+    })
 }
 
 /// Notices that agents fall silent, which no watch tells, and that they are back.
 async fn watch_leases_expire(context: Arc<Context>) {
     let mut known: BTreeMap<String, Liveness> = BTreeMap::new();
+    let mut knew_all = false;
     loop {
         sleep(TICK).await;
-        let now = liveness_of_all(&context);
-        let lost =
-            |(node, liveness): (&String, &Liveness)| *liveness != Liveness::Live && known.get(node) != Some(liveness);
-        if now.iter().any(lost) && !confirm(&context).await {
+        if context.with_fleet(|fleet| fleet.is_in_doubt(Instant::now())) && !confirm(&context).await {
             continue;
         }
-        let now = liveness_of_all(&context);
+        let now = liveness_of_all(&context, known.keys());
         let changed: Vec<_> = now.iter().filter(|(node, liveness)| known.get(*node) != Some(liveness)).collect();
         for (node, liveness) in &changed {
             tracing::info!(node, ?liveness, "agent");
@@ -263,17 +271,26 @@ async fn watch_leases_expire(context: Arc<Context>) {
         if !changed.is_empty() {
             context.ring_stores();
         }
+        if !knew_all && context.with_fleet(|fleet| fleet.knows_all()) {
+            // Nodes that were lost before we began are on no list: they are noticed now.
+            knew_all = true;
+            context.ring_images(|image| nodes_of(image).any(|node| !now.contains_key(node)));
+        }
         known = now;
+        known.retain(|_, liveness| *liveness != Liveness::Gone);
     }
 }
 
-fn liveness_of_all(context: &Context) -> BTreeMap<String, Liveness> {
+/// Of all agents, and of those `known` before.
+fn liveness_of_all<'k>(context: &Context, known: impl Iterator<Item = &'k String>) -> BTreeMap<String, Liveness> {
     let at = Instant::now();
-    context.with_fleet(|fleet| fleet.nodes().map(|node| (node.clone(), fleet.liveness(node, at))).collect())
+    context
+        .with_fleet(|fleet| fleet.nodes().chain(known).map(|node| (node.clone(), fleet.liveness(node, at))).collect())
 }
 
 /// Reads the leases anew before anybody is declared lost: while the API server is away, nobody can renew, and no watch tells.
 async fn confirm(context: &Context) -> bool {
+    let asked = Instant::now();
     let api: Api<Lease> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let agents = ListParams::default().labels(&agent_selector());
     let Ok(Ok(leases)) = tokio::time::timeout(CONFIRM_WITHIN, api.list(&agents)).await else {
@@ -281,7 +298,10 @@ async fn confirm(context: &Context) -> bool {
         context.with_fleet(|fleet| fleet.pardon(Instant::now()));
         return false;
     };
-    context.with_fleet(|fleet| fleet.observe_all_leases(&leases.items, Instant::now(), Timestamp::now()));
+    context.with_fleet(|fleet| {
+        fleet.observe_all_leases(&leases.items, Instant::now(), Timestamp::now());
+        fleet.confirm(asked);
+    });
     true
 }
 

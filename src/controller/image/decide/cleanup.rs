@@ -62,7 +62,7 @@ impl<'a> Draft<'a> {
 
     fn watch_delete(&mut self, item: &Cleanup, store: &ImageStore, task: &ImageTask) -> Outcome {
         match self.liveness(&task.spec.node_name) {
-            Liveness::Live => Outcome::Underway,
+            Liveness::Live | Liveness::Silent => Outcome::Underway,
             Liveness::Stale | Liveness::Gone if item.node.is_none() => {
                 // Any other node can do it as well.
                 self.orders.remove(task);
@@ -95,7 +95,9 @@ impl<'a> Draft<'a> {
             // What it publishes in the last moment would stay.
             None if self.is_being_written(item) => return Outcome::Underway,
             None => {
-                let demand = Demand { stores: vec![(&item.store, &store.spec.node_selector)], ..Demand::default() };
+                let stores = vec![(item.store.as_str(), &store.spec.node_selector)];
+                // Removing needs no room, and makes some.
+                let demand = Demand { stores, writes: false, ..Demand::default() };
                 match self.seen.fleet.choose(&demand, self.seen.at) {
                     Ok(node) => node,
                     Err(why) => return Outcome::Waits(format!("{} waits for an agent: {why}", describe(item))),

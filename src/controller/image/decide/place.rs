@@ -10,7 +10,7 @@ use crate::{
         identity,
     },
     controller::{
-        fleet::{Demand, Liveness},
+        fleet::Demand,
         image::validate::{Wanted, WantedStore},
     },
     kube::{condition::Health, event::Happening},
@@ -22,7 +22,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 impl Draft<'_> {
     /// Sees that revision `number` is where it shall be.
     pub(super) fn place(&mut self, number: i64) {
-        self.forget_lost_locations(number);
         let Ok(wanted) = self.seen.wanted else { return };
         let held: BTreeSet<_> =
             self.revision(number).iter().flat_map(|r| &r.locations).map(|location| location.store.clone()).collect();
@@ -35,21 +34,6 @@ impl Draft<'_> {
             self.leave_other_stores(number, wanted);
         } else {
             self.pursue(number, wanted, &missing);
-        }
-    }
-
-    fn forget_lost_locations(&mut self, number: i64) {
-        let (fleet, at) = (self.seen.fleet, self.seen.at);
-        let Some(revision) = self.revision(number) else { return };
-        let gone = |node: &Option<String>| node.as_ref().is_some_and(|node| fleet.liveness(node, at) == Liveness::Gone);
-        let (lost, kept): (Vec<_>, _) =
-            std::mem::take(&mut revision.locations).into_iter().partition(|l| gone(&l.node));
-        revision.locations = kept;
-        for location in lost {
-            let node = location.node.unwrap_or_default();
-            let note =
-                format!("node {node} is gone, and with it the copy of revision {number} in store {}", location.store);
-            self.tell(Happening::warning(events::LOCATION_LOST, "Place", note));
         }
     }
 
@@ -182,6 +166,7 @@ impl Draft<'_> {
         Demand {
             stores: missing.iter().map(|store| (store.name.as_str(), &store.node_selector)).collect(),
             avoid: last.map(|failure| failure.node.as_str()),
+            writes: true,
             exclude: leftovers.filter_map(|item| item.node.as_deref()).collect(),
         }
     }

@@ -28,7 +28,7 @@ impl Draft<'_> {
         let strays: Vec<_> = self.tasks().filter(running).filter(|task| task.metadata.name != current).collect();
         for task in strays {
             match self.liveness(&task.spec.node_name) {
-                Liveness::Live => self.orders.cancel(task),
+                Liveness::Live | Liveness::Silent => self.orders.cancel(task),
                 Liveness::Stale | Liveness::Gone => self.lose(task),
             }
         }
@@ -40,7 +40,7 @@ impl Draft<'_> {
 
     fn give_up_lost_attempt(&mut self) {
         let Some(node) = self.status.attempt.as_ref().and_then(|attempt| attempt.node.clone()) else { return };
-        if self.liveness(&node) == Liveness::Live {
+        if matches!(self.liveness(&node), Liveness::Live | Liveness::Silent) {
             return;
         }
         if let Some(task) = self.attempt_task() {

@@ -500,6 +500,61 @@ fn a_node_that_is_gone_for_good_takes_its_copy_along() {
 }
 
 #[test]
+fn an_operator_that_was_cut_off_blames_no_agent_for_it() {
+    let mut world = World::new(&["a", "b"], &["fast"]);
+    world.step();
+    world.agent_runs(50);
+    // The API server was away: nobody could renew, and another operator begins.
+    world.pass(Duration::from_secs(300));
+    world.change_operator(&["a", "b"], Duration::from_secs(300));
+    world.step();
+    world.pass(Duration::from_secs(39));
+    world.step();
+    assert_eq!((world.only_task().spec.attempt, world.only_task().spec.cancelled), (1, false));
+    world.renew("a");
+    world.agent_succeeds("blake3:one");
+    world.step();
+    assert_eq!((kstatus(&world), world.status().revisions[0].attempts), ("Current", 1));
+    // One that is really dead is found out when its term is over.
+    let mut world = World::new(&["a"], &["fast"]);
+    world.step();
+    world.change_operator(&["a"], Duration::from_secs(300));
+    world.pass(Duration::from_secs(40));
+    world.step();
+    assert!(world.told().contains(&events::NODE_LOST));
+}
+
+#[test]
+fn nobody_is_lost_before_the_api_server_has_said_so() {
+    let mut world = World::new(&["a"], &["fast"]);
+    world.step();
+    world.pass(Duration::from_secs(41));
+    let decision = world.decide();
+    assert!(decision.orders.is_empty() && decision.status.attempt.unwrap().node.is_some());
+    world.step();
+    assert!(world.told().contains(&events::NODE_LOST));
+}
+
+#[test]
+fn an_old_revision_that_served_from_a_node_that_is_gone_serves_no_more() {
+    let mut world = World::active(&["a", "b"], &["fast"]);
+    world.edit(|spec| spec.source.http.as_mut().unwrap().url.push('2'));
+    world.step();
+    world.agent_fails(&failure("Refused", false));
+    world.step();
+    assert!(ready(&world).1.contains("revision 1 goes on serving"));
+    world.delete_lease("a");
+    world.pass(Duration::from_secs(41));
+    world.renew("b");
+    world.step();
+    assert!(world.told().contains(&events::LOCATION_LOST));
+    let status = world.status();
+    assert_eq!((status.revision, status.locations.len(), world.phase()), (None, 0, ImagePhase::Failed));
+    assert_eq!(status.revisions.iter().map(|revision| revision.number).collect::<Vec<_>>(), [2]);
+    assert!(world.is_settled());
+}
+
+#[test]
 fn deletion_removes_every_copy_and_then_lets_go() {
     let mut world = World::active(&["a"], &["fast", "slow"]);
     world.delete();
