@@ -18,6 +18,9 @@ use crate::api::{
 /// Cluster size of qcow2 images when none is asked for: what qemu-img makes.
 const DEFAULT_CLUSTER_SIZE: i64 = 65536;
 
+/// How many stores an Image can be in: the schema of its status has this bound.
+const MOST_STORES: usize = 64;
+
 /// What spec asks for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -120,7 +123,17 @@ fn choose_stores<'a>(
         let mut all: Vec<&ImageStore> = staying.filter(|store| !store.spec.read_only || here(store)).collect();
         all.sort_by_key(|store| store.name_any());
         let none = || "allStores is set, and there is no ImageStore that can be written to: make one".to_owned();
-        return if all.is_empty() { Err(none()) } else { Ok(all) };
+        let many = || {
+            let count = all.len();
+            format!(
+                "allStores is set, and there are {count} ImageStores, of which {MOST_STORES} are the most: name them in spec.stores"
+            )
+        };
+        return match all.len() {
+            0 => Err(none()),
+            1..=MOST_STORES => Ok(all),
+            _ => Err(many()),
+        };
     }
     if spec.stores.is_empty() {
         let store = staying.find(|store| here(store)).or_else(|| default_store(stores).map(Arc::as_ref));

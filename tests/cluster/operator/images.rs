@@ -1,8 +1,9 @@
 //! The life of an Image.
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use vitrine::api::{Action, ImagePhase, identity};
@@ -187,6 +188,36 @@ async fn a_node_that_is_gone_for_good_is_forgotten() {
     lab.delete_image("debian").await;
     lab.until_image_gone("debian").await;
     assert!(lab.events("gone", "debian").await.contains(&"LocationLost".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_server_does_not_take_is_said_in_its_words_and_tried_again() {
+    let mut lab = Lab::new("untaken").await;
+    lab.local_store("fast").await;
+    lab.operator().await;
+    lab.agent("n1").await.script(Script::Succeed("one"));
+    // A key that fits into the tenant's Secret, and not into the task's, where it has a prefix.
+    let secrets: Api<Secret> = Api::namespaced(lab.client.clone(), "untaken");
+    let secret = |key: &str| {
+        serde_json::from_value(json!({ "metadata": { "name": "mirror" }, "stringData": { key: "x" } })).unwrap()
+    };
+    secrets.create(&PostParams::default(), &secret(&"k".repeat(250))).await.unwrap();
+    let source = json!({ "http": { "url": "http://127.0.0.1/one", "headersSecretRef": { "name": "mirror" } } });
+    let manifest = json!({
+        "apiVersion": "vitrine.dev/v1alpha1", "kind": "Image", "metadata": { "name": "debian", "namespace": "untaken" },
+        "spec": { "source": source, "stores": [lab.store_name("fast")] },
+    });
+    lab.plane.apply(&manifest.to_string()).await.unwrap();
+    let hindered = lab
+        .until_image("debian", "says what is wrong", |image| {
+            condition(&image.status.as_ref().unwrap().conditions, "Ready").1 == "TransientError"
+        })
+        .await;
+    let message = condition(&hindered.status.unwrap().conditions, "Ready").2;
+    assert!(message.contains("does not take the order") && message.contains("must be no more than 253"), "{message}");
+    secrets.delete("mirror", &DeleteParams::default()).await.unwrap();
+    secrets.create(&PostParams::default(), &secret("Authorization")).await.unwrap();
+    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

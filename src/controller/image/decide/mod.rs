@@ -57,6 +57,8 @@ pub struct Observed<'a> {
     pub stores: &'a BTreeMap<String, Arc<ImageStore>>,
     /// The agents.
     pub fleet: &'a Fleet,
+    /// What the API server said of the task of the attempt under way, if it did not take it.
+    pub refused: Option<&'a str>,
     /// What failing costs.
     pub retry: RetryPolicy,
     /// The time of day, for what is written down.

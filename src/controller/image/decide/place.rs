@@ -16,6 +16,8 @@ use crate::{
     kube::{condition::Health, event::Happening},
 };
 
+/// Into how many stores one attempt brings a revision, by the schemas of Attempt and ImportOrder; the next one brings it into more.
+const MOST_STORES: usize = 16;
 /// How often to look again for what no watch announces in time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -25,7 +27,8 @@ impl Draft<'_> {
         let Ok(wanted) = self.seen.wanted else { return };
         let held: BTreeSet<_> =
             self.revision(number).iter().flat_map(|r| &r.locations).map(|location| location.store.clone()).collect();
-        let missing: Vec<_> = wanted.stores.iter().filter(|store| !held.contains(&store.name)).collect();
+        let mut missing: Vec<_> = wanted.stores.iter().filter(|store| !held.contains(&store.name)).collect();
+        missing.truncate(MOST_STORES);
         if missing.is_empty() {
             self.status.attempt = None;
             self.status.progress = None;

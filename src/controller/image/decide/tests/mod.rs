@@ -260,6 +260,47 @@ fn passing_failures_are_retried_elsewhere_with_growing_waits_and_an_end() {
 }
 
 #[test]
+fn a_task_that_the_api_server_does_not_take_is_a_failed_attempt() {
+    let mut world = World::new(&["a"], &["fast"]);
+    world.step();
+    for wait in [5, 10, 20, 40] {
+        world.tasks.clear();
+        world.refused = Some("Secret is invalid: too long".into());
+        world.step();
+        assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("InProgress", reasons::TRANSIENT_ERROR));
+        assert!(ready(&world).1.contains("too long") && world.tasks.is_empty(), "{:?}", ready(&world));
+        world.refused = None;
+        world.pass(Duration::from_secs(wait));
+        world.renew("a");
+        world.step();
+        assert_eq!(world.tasks.len(), 1);
+    }
+    world.tasks.clear();
+    world.refused = Some("Secret is invalid: too long".into());
+    world.step();
+    assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("Failed", reasons::RETRIES_EXHAUSTED));
+}
+
+#[test]
+fn what_shall_be_in_more_stores_than_one_attempt_can_serve_takes_several() {
+    let mut world = World::new(&["a"], &[]);
+    (0..20).for_each(|n| world.add_store(&format!("s{n:02}")));
+    world.edit(|spec| spec.all_stores = true);
+    world.step();
+    let stores = |world: &World| world.only_task().spec.import.as_ref().unwrap().stores.len();
+    assert_eq!((stores(&world), world.status().attempt.unwrap().stores.len()), (16, 16));
+    world.agent_succeeds("blake3:one");
+    world.step();
+    assert_eq!((stores(&world), kstatus(&world)), (4, "InProgress"));
+    world.agent_succeeds("blake3:one");
+    world.step();
+    assert_eq!((world.status().locations.len(), kstatus(&world)), (20, "Current"));
+    (20..65).for_each(|n| world.add_store(&format!("s{n:02}")));
+    world.step();
+    assert!(ready(&world).1.contains("there are 65 ImageStores, of which 64 are the most"), "{:?}", ready(&world));
+}
+
+#[test]
 fn a_lost_node_is_fenced_and_its_disk_cleaned_when_it_returns() {
     let mut world = World::new(&["a", "b"], &["fast"]);
     world.step();

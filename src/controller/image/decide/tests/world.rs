@@ -46,6 +46,8 @@ pub struct World {
     pub stores: BTreeMap<String, Arc<ImageStore>>,
     pub fleet: Fleet,
     pub references: References,
+    /// What the API server says to tasks that are made, if it takes none.
+    pub refused: Option<String>,
     pub now: Timestamp,
     pub at: Instant,
     pub released: bool,
@@ -66,8 +68,19 @@ impl World {
         let fleet = Fleet::new(at, GRACE);
         let stores = BTreeMap::new();
         let references = References::default();
-        let mut world =
-            Self { image, tasks: vec![], stores, fleet, references, now, at, released: false, uids: 0, told: vec![] };
+        let mut world = Self {
+            image,
+            tasks: vec![],
+            stores,
+            fleet,
+            references,
+            refused: None,
+            now,
+            at,
+            released: false,
+            uids: 0,
+            told: vec![],
+        };
         for name in world.image.spec.stores.clone() {
             world.add_store(&name);
         }
@@ -109,6 +122,7 @@ impl World {
             wanted: &wanted,
             stores: &self.stores,
             fleet: &self.fleet,
+            refused: self.refused.as_deref(),
             retry: RetryPolicy { backoff, limit: 5 },
             now: self.now,
             at: self.at,
