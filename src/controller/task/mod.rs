@@ -1,23 +1,22 @@
-//! Clears away tasks whose Image is no more. An Image waits for its tasks by its finalizer, so this is for Images whose finalizer
-//! somebody took off by force.
+//! Clears away tasks whose Image is no more, and Secrets whose task is. An Image waits for its tasks by its finalizer, so this is for
+//! Images whose finalizer somebody took off by force, and for operators that were killed between making a Secret and its task.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use kube::{Api, ResourceExt as _, api::ListParams};
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, ResourceExt, api::ListParams};
 
 use super::context::Context;
 use crate::{
-    api::{Action, Image, ImageTask, TaskPhase},
+    api::{Action, Image, ImageTask, TaskPhase, identity},
     kube::{Doing as _, Result},
 };
 
-/// How often to look. Nothing waits for it.
-const INTERVAL: Duration = Duration::from_secs(60);
-
-/// Clears away orphaned tasks for ever.
+/// Clears away orphans for ever.
 pub async fn sweep(context: Arc<Context>) {
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(context.settings.sweep_interval).await;
         if let Err(error) = sweep_once(&context).await {
             tracing::warn!(%error, "sweeping tasks");
         }
@@ -25,14 +24,34 @@ pub async fn sweep(context: Arc<Context>) {
 }
 
 async fn sweep_once(context: &Context) -> Result<()> {
-    let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    for task in tasks.list(&ListParams::default()).await.doing(|| "list tasks")?.items {
+    let namespace = &context.settings.namespace;
+    let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), namespace);
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    // Secrets first: one whose task is among those listed later is not forsaken.
+    let made = ListParams::default().labels(identity::LABEL_IMAGE_UID);
+    let held = secrets.list_metadata(&made).await.doing(|| "list the Secrets of tasks")?.items;
+    let all = tasks.list(&ListParams::default()).await.doing(|| "list tasks")?.items;
+    let names: BTreeSet<_> = all.iter().map(ResourceExt::name_any).collect();
+    for secret in held.iter().filter(|secret| !names.contains(&secret.name_any())) {
+        if is_older(&secret.metadata, context.settings.sweep_interval) {
+            tracing::info!(secret = secret.name_any(), "a Secret without a task is deleted");
+            context.image_writer.delete(&secrets, &secret.name_any(), secret.uid()).await?;
+        }
+    }
+    for task in all {
         if is_needless(&task) && is_orphan(context, &task).await? {
             tracing::info!(task = task.name_any(), image = task.spec.image.name, "a task without an Image is deleted");
             context.image_writer.delete(&tasks, &task.name_any(), task.uid()).await?;
         }
     }
     Ok(())
+}
+
+/// A Secret is made right before its task.
+fn is_older(metadata: &ObjectMeta, than: Duration) -> bool {
+    let made = metadata.creation_timestamp.as_ref();
+    let age = made.and_then(|made| Duration::try_from(Timestamp::now().duration_since(made.0)).ok());
+    age.is_some_and(|age| age >= than)
 }
 
 /// A Delete that is not done yet still serves: nobody else would remove the data.

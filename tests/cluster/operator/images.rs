@@ -1,6 +1,6 @@
 //! The life of an Image.
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -287,16 +287,26 @@ async fn headers_and_certificates_reach_the_task_and_go_with_it() {
     lab.patch_image("debian", json!({ "spec": { "tags": ["again"] } })).await;
     let tasks = lab.until_tasks("one import", |tasks| tasks.len() == 1).await;
     let name = tasks[0].spec.import.clone().unwrap().source.http.unwrap().secret_ref.unwrap();
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(lab.client.clone(), &lab.system());
-    let data = secrets.get(&name).await.unwrap().data.unwrap();
-    assert_eq!(data.keys().collect::<Vec<_>>(), ["ca.crt", "header.Authorization"]);
+    let secrets: Api<Secret> = Api::namespaced(lab.client.clone(), &lab.system());
+    let held = secrets.get(&name).await.unwrap();
+    assert_eq!(held.data.clone().unwrap().keys().collect::<Vec<_>>(), ["ca.crt", "header.Authorization"]);
+    // As an operator leaves it that is killed before it makes the task.
+    let mut forsaken = held;
+    forsaken.metadata =
+        ObjectMeta { name: Some("forsaken".into()), labels: forsaken.metadata.labels, ..ObjectMeta::default() };
+    secrets.create(&PostParams::default(), &forsaken).await.unwrap();
+    let gone = async |name: &str| {
+        let start = std::time::Instant::now();
+        while secrets.get_opt(name).await.unwrap().is_some() {
+            assert!(start.elapsed() < super::lab::PATIENCE, "Secret {name} stays");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    gone("forsaken").await;
+    assert!(secrets.get_opt(&name).await.unwrap().is_some(), "that of a task stays as long as the task");
     agent.script(Script::Succeed("one"));
     lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
-    let start = std::time::Instant::now();
-    while secrets.get_opt(&name).await.unwrap().is_some() {
-        assert!(start.elapsed() < super::lab::PATIENCE, "the Secret stays");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
+    gone(&name).await;
     assert!(
         lab.tasks()
             .list(&ListParams::default())
