@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{context::Context, fleet::Liveness};
+use super::{context::Context, fleet::Liveness, image::validate};
 use crate::api::{Image, ImageStore, ImageTask, NodeCache, condition::reasons, identity};
 
 /// How often leases are looked at: an expiry is noticed this much late at worst.
@@ -181,6 +181,7 @@ struct StoreView {
     generation: Option<i64>,
     deleting: bool,
     prepared: bool,
+    invalid: bool,
 }
 
 async fn follow_stores(context: Arc<Context>, known: Writer<ImageStore>, ready: oneshot::Sender<()>) {
@@ -218,6 +219,7 @@ fn view(store: &ImageStore) -> StoreView {
         generation: store.metadata.generation,
         deleting: store.metadata.deletion_timestamp.is_some(),
         prepared: store.finalizers().iter().any(|f| f == identity::FINALIZER),
+        invalid: validate::invalid(store).is_some(),
     }
 }
 

@@ -11,8 +11,13 @@ use kube::ResourceExt as _;
 use serde::Serialize;
 use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
 
-use crate::api::{
-    Conversion, DeclaredFormat, FilesystemBackend, HttpSource, Image, ImageSpec, ImageStore, Output, Source, identity,
+use crate::{
+    api::{
+        Conversion, DeclaredFormat, FilesystemBackend, HttpSource, Image, ImageSpec, ImageStore, Output, Source,
+        condition::{reasons, types},
+        identity,
+    },
+    kube::condition::find,
 };
 
 /// Cluster size of qcow2 images when none is asked for: what qemu-img makes.
@@ -172,6 +177,9 @@ fn wanted_store(spec: &ImageSpec, store: &ImageStore) -> Result<WantedStore, Str
     let name = store.name_any();
     let backend = store.spec.filesystem.clone();
     let backend = backend.ok_or_else(|| format!("ImageStore {name} has no back end that this version knows"))?;
+    if let Some(message) = invalid(store) {
+        return Err(format!("ImageStore {name} cannot be used: {message}"));
+    }
     let conversion = spec.convert_to.or(store.spec.preferred_format);
     Ok(WantedStore {
         backend,
@@ -181,6 +189,13 @@ fn wanted_store(spec: &ImageSpec, store: &ImageStore) -> Result<WantedStore, Str
         prepared: store.finalizers().iter().any(|f| f == identity::FINALIZER),
         name,
     })
+}
+
+/// What is wrong with a store that can never work as it is written, by its own status.
+pub fn invalid(store: &ImageStore) -> Option<&str> {
+    let conditions = store.status.as_ref()?.conditions.as_slice();
+    let stalled = find(conditions, types::STALLED)?;
+    (stalled.status == "True" && stalled.reason == reasons::INVALID_CONFIGURATION).then_some(&stalled.message)
 }
 
 fn output(conversion: Option<Conversion>) -> Output {
@@ -200,7 +215,10 @@ fn is_deleting(store: &ImageStore) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::image::testing::{image, store};
+    use crate::{
+        controller::image::testing::{image, store},
+        kube::condition::Health,
+    };
 
     fn messages(image: &Image, stores: &[Arc<ImageStore>], references: References) -> String {
         validate(image, stores, references).unwrap_err()
@@ -243,6 +261,19 @@ mod tests {
         let missing = References { headers: Some(Err("no Secret".into())), bundle: None };
         let found = validate(&wanted, &[Arc::new(store("fast"))], missing).unwrap();
         assert_eq!(found.secret.unwrap_err(), "no Secret", "an Image that needs no import is none the worse for it");
+    }
+
+    #[test]
+    fn a_store_that_cannot_work_is_not_used() {
+        let mut fast = store("fast");
+        fast.spec.default = true;
+        let wrong = Health::Stalled(reasons::INVALID_CONFIGURATION, "its folder is that of ImageStore old".into());
+        fast.status = Some(crate::api::ImageStoreStatus {
+            conditions: wrong.conditions(1, &[], jiff::Timestamp::now()),
+            ..crate::api::ImageStoreStatus::default()
+        });
+        let message = messages(&image(), &[Arc::new(fast)], References::default());
+        assert_eq!(message, "ImageStore fast cannot be used: its folder is that of ImageStore old");
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::{
 
 /// Into how many stores one attempt brings a revision, by the schemas of Attempt and ImportOrder; the next one brings it into more.
 const MOST_STORES: usize = 16;
+/// How much of a request to retry is compared and kept, in characters, by the schema of status.
+const MAX_RETRY: usize = 1024;
 /// How often to look again for what no watch announces in time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -51,10 +53,12 @@ impl Draft<'_> {
     }
 
     fn note_retry(&mut self) -> bool {
-        let asked = self.seen.image.metadata.annotations.as_ref().and_then(|all| all.get(identity::ANNOTATION_RETRY));
-        let new = asked.is_some() && asked != self.status.last_handled_retry.as_ref();
+        let annotations = self.seen.image.metadata.annotations.as_ref();
+        let asked = annotations.and_then(|all| all.get(identity::ANNOTATION_RETRY));
+        let asked: Option<String> = asked.map(|value| value.chars().take(MAX_RETRY).collect());
+        let new = asked.is_some() && asked != self.status.last_handled_retry;
         if new {
-            self.status.last_handled_retry = asked.map(|value| value.chars().take(1024).collect());
+            self.status.last_handled_retry = asked;
         }
         new
     }

@@ -222,7 +222,8 @@ fn refusals_are_final_until_something_changes() {
     ["a", "b"].iter().for_each(|node| world.renew(node));
     world.step();
     assert!(world.tasks.is_empty());
-    world.annotate(identity::ANNOTATION_RETRY, "1");
+    // Longer than what is kept of it.
+    world.annotate(identity::ANNOTATION_RETRY, &"1".repeat(2000));
     world.step();
     assert_eq!((world.only_task().spec.attempt, kstatus(&world)), (2, "InProgress"));
     world.agent_fails(&failure("Refused", false));
