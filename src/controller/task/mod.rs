@@ -17,31 +17,38 @@ use crate::{
 pub async fn sweep(context: Arc<Context>) {
     loop {
         tokio::time::sleep(context.settings.sweep_interval).await;
-        if let Err(error) = sweep_once(&context).await {
-            tracing::warn!(%error, "sweeping tasks");
+        for result in [sweep_tasks(&context).await, sweep_secrets(&context).await] {
+            if let Err(error) = result {
+                tracing::warn!(%error, "sweeping");
+            }
         }
     }
 }
 
-async fn sweep_once(context: &Context) -> Result<()> {
+async fn sweep_tasks(context: &Context) -> Result<()> {
+    let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), &context.settings.namespace);
+    for task in tasks.list(&ListParams::default()).await.doing(|| "list tasks")?.items {
+        if is_needless(&task) && is_orphan(context, &task).await? {
+            tracing::info!(task = task.name_any(), image = task.spec.image.name, "a task without an Image is deleted");
+            context.image_writer.delete(&tasks, &task.name_any(), task.uid()).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn sweep_secrets(context: &Context) -> Result<()> {
     let namespace = &context.settings.namespace;
-    let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), namespace);
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    // Secrets first: one whose task is among those listed later is not forsaken.
+    let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), namespace);
     let made = ListParams::default().labels(identity::LABEL_IMAGE_UID);
     let held = secrets.list_metadata(&made).await.doing(|| "list the Secrets of tasks")?.items;
+    // Listed after the Secrets, so that none looks forsaken whose task came in between.
     let all = tasks.list(&ListParams::default()).await.doing(|| "list tasks")?.items;
     let names: BTreeSet<_> = all.iter().map(ResourceExt::name_any).collect();
     for secret in held.iter().filter(|secret| !names.contains(&secret.name_any())) {
         if is_older(&secret.metadata, context.settings.sweep_interval) {
             tracing::info!(secret = secret.name_any(), "a Secret without a task is deleted");
             context.image_writer.delete(&secrets, &secret.name_any(), secret.uid()).await?;
-        }
-    }
-    for task in all {
-        if is_needless(&task) && is_orphan(context, &task).await? {
-            tracing::info!(task = task.name_any(), image = task.spec.image.name, "a task without an Image is deleted");
-            context.image_writer.delete(&tasks, &task.name_any(), task.uid()).await?;
         }
     }
     Ok(())
