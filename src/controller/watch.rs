@@ -1,7 +1,12 @@
 //! Follows what controllers do not own and yet depend on: tasks, agents' leases, nodes, their reports, stores. Feeds the fleet and rings
 //! the bells. It decides nothing.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, pin_mut};
 use jiff::Timestamp;
@@ -285,9 +290,11 @@ async fn watch_leases_expire(context: Arc<Context>) {
 
 /// Of all agents, and of those `known` before.
 fn liveness_of_all<'k>(context: &Context, known: impl Iterator<Item = &'k String>) -> BTreeMap<String, Liveness> {
-    let at = Instant::now();
-    context
-        .with_fleet(|fleet| fleet.nodes().chain(known).map(|node| (node.clone(), fleet.liveness(node, at))).collect())
+    let (at, mut nodes) = (Instant::now(), known.cloned().collect::<BTreeSet<_>>());
+    context.with_fleet(|fleet| {
+        nodes.extend(fleet.nodes().cloned());
+        nodes.into_iter().map(|node| (node.clone(), fleet.liveness(&node, at))).collect()
+    })
 }
 
 /// Reads the leases anew before anybody is declared lost: while the API server is away, nobody can renew, and no watch tells.

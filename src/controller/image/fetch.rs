@@ -10,7 +10,7 @@ use kube::{Api, Client, api::ListParams};
 
 use super::validate::References;
 use crate::{
-    api::{BundleKind, CaBundleRef, HttpSource, Image, ImageStore, ImageTask, SecretRef, identity},
+    api::{BundleKind, CaBundleRef, HttpSource, Image, ImageStatus, ImageStore, ImageTask, SecretRef, identity},
     kube::{Doing as _, Result},
 };
 
@@ -23,7 +23,7 @@ pub struct Fetched {
     pub tasks: Vec<ImageTask>,
     /// What its spec refers to, besides stores.
     pub references: References,
-    /// ImageStores that hold what is to be removed and are not among those that this operator serves. One that is not here is no more.
+    /// ImageStores that have data of the Image and are not among those that this operator serves. One that is not here is no more.
     pub others: Vec<ImageStore>,
 }
 
@@ -52,13 +52,18 @@ pub async fn fetch(
 
 async fn other_stores(client: &Client, image: &Image, is_served: impl Fn(&str) -> bool) -> Result<Vec<ImageStore>> {
     let api: Api<ImageStore> = Api::all(client.clone());
-    let items = image.status.iter().flat_map(|status| &status.cleanup);
-    let names: BTreeSet<_> = items.map(|item| item.store.as_str()).filter(|name| !is_served(name)).collect();
+    let names: BTreeSet<_> = image.status.iter().flat_map(stores_of).filter(|name| !is_served(name)).collect();
     let mut found = Vec::new();
     for name in names {
         found.extend(api.get_opt(name).await.doing(|| format!("read ImageStore {name}"))?);
     }
     Ok(found)
+}
+
+/// The stores that have, or may have, data of the Image.
+fn stores_of(status: &ImageStatus) -> impl Iterator<Item = &str> {
+    let kept = status.revisions.iter().flat_map(|r| r.locations.iter().map(|l| &l.store).chain(&r.tried));
+    status.cleanup.iter().map(|item| &item.store).chain(kept).map(String::as_str)
 }
 
 async fn references(client: &Client, image: &Image, source: &HttpSource) -> Result<References> {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use futures::channel::mpsc;
+use futures::{FutureExt as _, channel::mpsc};
 use http::{Request, Response};
 use kube::{Client, client::Body, runtime::reflector};
 use serde_json::{Value, json};
@@ -32,7 +32,8 @@ fn slow_server() -> Client {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_decided_before_the_stores_are_known() {
     let (stores, writer) = reflector::store();
-    let bells = Bells { images: Vec::new(), stores: mpsc::unbounded().0 };
+    let (bell, mut rung) = mpsc::unbounded();
+    let bells = Bells { images: Vec::new(), stores: bell };
     let fleet = Fleet::new(Instant::now(), Duration::from_secs(40));
     let settings = Settings::new("system", "me");
     let context = Arc::new(Context::new(slow_server(), settings, fleet, (stores, Vec::new()), bells));
@@ -43,4 +44,6 @@ async fn nothing_is_decided_before_the_stores_are_known() {
     }
     // Controllers begin now: an empty cache would say that every store is gone.
     assert_eq!(context.stores.state().len(), 1);
+    // Whoever is woken because of a change finds it: this bell is rung for the stores that are known at that moment.
+    assert_eq!(rung.next().now_or_never().flatten().map(|store| store.name), Some("fast".to_owned()));
 }
