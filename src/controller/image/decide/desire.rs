@@ -85,6 +85,9 @@ impl Draft<'_> {
             .partition(|revision| revision.locations.is_empty() && Some(revision.number) != keep);
         self.status.revisions = kept;
         self.abandon(unwanted);
+        // Those that stay get into no more stores, so nobody would take over what an attempt left there.
+        let others: Vec<_> = self.status.revisions.iter().map(|r| r.number).filter(|n| Some(*n) != keep).collect();
+        others.into_iter().for_each(|number| self.discard_tried(number, &[]));
         if self.status.attempt.as_ref().is_some_and(|attempt| Some(attempt.revision) != keep) {
             self.status.attempt = None;
             self.status.progress = None;

@@ -53,7 +53,7 @@ pub struct Observed<'a> {
     pub tasks: &'a [ImageTask],
     /// What spec asks for, or why it cannot be had.
     pub wanted: &'a Result<Wanted, String>,
-    /// All stores by name that this operator serves, and others that hold what is to be removed.
+    /// All stores by name that this operator serves, and others that have data of the Image.
     pub stores: &'a BTreeMap<String, Arc<ImageStore>>,
     /// The agents.
     pub fleet: &'a Fleet,

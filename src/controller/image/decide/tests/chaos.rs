@@ -81,10 +81,11 @@ impl Chaos {
         let others = std::mem::replace(&mut self.world.tasks, vec![task]);
         let open = self.world.unfinished().next().is_some();
         how(&mut self.world);
+        let ends = open && self.world.unfinished().next().is_none();
         let task = self.world.tasks[0].clone();
         match &task.status {
-            Some(status) if open && status.failure.is_none() => self.touch_disks(&task),
-            Some(status) if open && status.failure.is_some() => self.clear_up(&task),
+            Some(status) if ends && status.failure.is_none() => self.touch_disks(&task),
+            Some(status) if ends && status.failure.is_some() => self.clear_up(&task),
             _ => {}
         }
         self.world.tasks.extend(others);
@@ -97,14 +98,15 @@ impl Chaos {
         }
     }
 
-    /// An agent is in the middle of its commits, or was killed after them: the data is there, and nobody has said so.
+    /// An agent is in the middle of its commits, or was killed after them: the data is there, and nobody has said so. It may have been
+    /// cancelled a moment ago.
     fn publish(&mut self, at: usize) {
         if self.world.tasks.is_empty() {
             return;
         }
         let task = self.world.tasks[at % self.world.tasks.len()].clone();
         let ended = task.status.as_ref().and_then(|status| status.phase).unwrap_or_default().is_final();
-        let deaf = self.silent.contains(task.spec.node_name.as_str()) || task.spec.cancelled || ended;
+        let deaf = self.silent.contains(task.spec.node_name.as_str()) || ended;
         if task.spec.action == Action::Import && !deaf {
             self.published.extend(task.metadata.name.clone());
             self.touch_disks(&task);
