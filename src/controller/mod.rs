@@ -155,6 +155,7 @@ where
         .graceful_shutdown_on(async move { stop.cancelled().await })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "kube's controllers pass values")]
 fn again<K: kube::Resource<DynamicType = ()>>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     let delay = || context.failed(ObjectRef::from_obj(object.as_ref()).to_string());
     Action::requeue(if error.is_conflict() { CONFLICT_DELAY } else { delay() })
@@ -168,7 +169,7 @@ where
     results
         .for_each(|result| async {
             match result {
-                Ok((object, _)) => context.succeeded(&ObjectRef { extra: Default::default(), ..object }.to_string()),
+                Ok((object, _)) => context.succeeded(&object.to_string()),
                 Err(error) => tracing::warn!(%error, "reconcile"),
             }
         })
