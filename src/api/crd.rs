@@ -86,6 +86,8 @@ fn children(schema: &mut JSONSchemaProps) -> Vec<(String, &mut JSONSchemaProps)>
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::ValidationRule;
+
     use super::*;
 
     /// A rule's cost is estimated from these bounds, and an unbounded field is a way to fill etcd.
@@ -98,6 +100,9 @@ mod tests {
             Some("array") => assert!(schema.max_items.is_some(), "{path}: a list needs maxItems"),
             Some("object") if schema.additional_properties.is_some() => {
                 assert!(schema.max_properties.is_some(), "{path}: a map needs maxProperties");
+                let rules = schema.x_kubernetes_validations.iter().flatten();
+                let bound = |rule: &ValidationRule| rule.rule.contains("self.all(k, size(k) > 0 && size(k) <= ");
+                assert!(rules.into_iter().any(bound), "{path}: a map needs a rule that bounds its keys");
             }
             Some("object" | "integer" | "boolean") => {}
             other => panic!("{path}: unexpected type {other:?}"),

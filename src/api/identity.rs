@@ -10,7 +10,7 @@ pub const LABEL_AGENT: &str = "vitrine.dev/agent";
 pub const ANNOTATION_NODE: &str = "vitrine.dev/node-name";
 /// Annotation by which a person asks for a failed import to be tried afresh; any value that differs from the last one counts.
 pub const ANNOTATION_RETRY: &str = "vitrine.dev/retry";
-/// Finalizer on Images that have, or may have, data outside the cluster, and on ImageStores that hold some.
+/// Finalizer on Images that have, or may have, data outside the cluster, and on every ImageStore, for it may come to hold some.
 pub const FINALIZER: &str = "vitrine.dev/data";
 
 /// Key in a task's Secret under which the PEM bundle of extra certificate authorities lies.

@@ -265,6 +265,11 @@ pub struct Revision {
     /// The number of the last attempt to bring it into stores. Stores take it as fencing token, so it only grows.
     #[serde(default)]
     pub attempts: i64,
+    /// The stores reached from several nodes that an attempt may have written to without saying so. What it left there is nobody's but
+    /// this revision's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub tried: Vec<String>,
     /// What was found; absent until it is verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::disk_format")]

@@ -37,6 +37,11 @@ pub fn properties(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 128,
         "additionalProperties": { "type": "string", "maxLength": 1024 },
+        // A map's schema has no word for the length of its keys.
+        "x-kubernetes-validations": [{
+            "rule": "self.all(k, size(k) > 0 && size(k) <= 255)",
+            "message": "the name of a property has 1 to 255 characters",
+        }],
     })
 }
 
@@ -46,6 +51,10 @@ pub fn node_selector(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 16,
         "additionalProperties": { "type": "string", "maxLength": 63 },
+        "x-kubernetes-validations": [{
+            "rule": "self.all(k, size(k) > 0 && size(k) <= 317)",
+            "message": "the name of a label has 1 to 317 characters: a domain of 253, a slash, and 63",
+        }],
     })
 }
 

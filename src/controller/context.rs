@@ -16,8 +16,11 @@ use tokio::time::Instant;
 use super::{fleet::Fleet, settings::Settings};
 use crate::{
     api::{Image, ImageStore},
-    kube::{apply::Writer, event::Events},
+    kube::{apply::Writer, backoff::Backoff, event::Events},
 };
+
+/// The wait after a request that failed: what fails for long is no use asking often.
+const ERROR_BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), limit: Duration::from_secs(60) };
 
 /// What the controllers share.
 pub struct Context {
@@ -25,7 +28,7 @@ pub struct Context {
     pub client: Client,
     /// What the operator was told.
     pub settings: Settings,
-    /// All ImageStores.
+    /// All ImageStores. Complete before any controller acts, and up to date before it rings for a change: see `watch`.
     pub stores: Store<ImageStore>,
     /// All Images, by watched namespace.
     pub images: Vec<Store<Image>>,
@@ -39,6 +42,23 @@ pub struct Context {
     pub events: Events,
     fleet: Mutex<Fleet>,
     last_progress: Mutex<BTreeMap<String, Instant>>,
+    failures: Mutex<Failures>,
+}
+
+/// How often in a row objects could not be dealt with.
+#[derive(Debug, Default)]
+struct Failures(BTreeMap<String, i64>);
+
+impl Failures {
+    fn count(&mut self, object: String) -> i64 {
+        let count = self.0.entry(object).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    fn forget(&mut self, object: &str) {
+        self.0.remove(object);
+    }
 }
 
 /// Wakes the controllers for objects that need another look. What rings too often is merged by the controllers' queues.
@@ -87,6 +107,7 @@ impl Context {
             bells,
             fleet: Mutex::new(fleet),
             last_progress: Mutex::default(),
+            failures: Mutex::default(),
         }
     }
 
@@ -107,6 +128,16 @@ impl Context {
         self.stores.state().iter().for_each(|store| self.bells.store(&store.name_any()));
     }
 
+    /// Takes note that `object` could not be dealt with, once more in a row; how long to wait before the next try.
+    pub fn failed(&self, object: String) -> Duration {
+        ERROR_BACKOFF.delay(self.failures.lock().unwrap_or_else(PoisonError::into_inner).count(object))
+    }
+
+    /// Takes note that `object` was dealt with.
+    pub fn succeeded(&self, object: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).forget(object);
+    }
+
     /// How long to wait before progress of this Image may be written again; `None` means now, and counts as having written.
     pub fn progress_gate(&self, uid: &str, interval: Duration) -> Option<Duration> {
         let mut last = self.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,5 +154,19 @@ impl Context {
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Context").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_again_and_again_is_tried_ever_less_often_until_it_succeeds() {
+        let mut failures = Failures::default();
+        let mut next = |object: &str| ERROR_BACKOFF.delay(failures.count(object.to_owned())).as_secs();
+        assert_eq!([next("a"), next("a"), next("b"), next("a")], [2, 4, 2, 8]);
+        failures.forget("a");
+        assert_eq!((failures.count("a".to_owned()), failures.0.len()), (1, 2));
     }
 }

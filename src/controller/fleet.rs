@@ -11,10 +11,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::time::Instant;
 
-use crate::api::{ImageTask, StoreReport, TaskPhase, identity};
+use crate::{
+    api::{ImageTask, StoreReport, TaskPhase, identity},
+    kube::condition::whole_seconds,
+};
 
 /// How much the clocks of agents may be off before a Lease that was never seen to change counts as long dead.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// How many stores an agent reports on at most: the schema of NodeCache has this bound.
+const MOST_REPORTS: usize = 64;
 /// How many nodes a message names; more would be no help.
 const NAMED_NODES: usize = 5;
 
@@ -23,9 +28,12 @@ const NAMED_NODES: usize = 5;
 pub enum Liveness {
     /// Its Lease is renewed.
     Live,
-    /// Its Lease is there and was not renewed in time: it may come back.
+    /// It has not been heard of in time, and nobody has made sure yet that this is its own fault: it gets nothing new, and keeps what
+    /// it has.
+    Silent,
+    /// Its Lease is there and was surely not renewed in time: it may come back.
     Stale,
-    /// Its Lease was deleted: it will not come back.
+    /// Its Lease was surely deleted: it will not come back.
     Gone,
 }
 
@@ -35,11 +43,13 @@ pub struct Fleet {
     agents: BTreeMap<String, Agent>,
     labels: BTreeMap<String, BTreeMap<String, String>>,
     reports: BTreeMap<String, BTreeMap<String, StoreReport>>,
-    /// Unfinished tasks by name, with their nodes.
-    assignments: BTreeMap<String, String>,
+    /// Unfinished tasks by name.
+    assignments: BTreeMap<String, Assignment>,
     /// Since when agents without a Lease are missing; for those never seen, `started` counts.
     missing: BTreeMap<String, Instant>,
     started: Instant,
+    /// When the API server was last asked for all Leases, and answered: what was overdue then is so for certain.
+    confirmed: Option<Instant>,
     /// How long a Lease must be missing before its node counts as gone: an agent that lives makes it anew much sooner.
     grace: Duration,
 }
@@ -51,8 +61,16 @@ struct Agent {
     /// When the Lease was last seen to change, by our clock.
     changed: Instant,
     duration: Duration,
-    /// Long expired when first seen, by the clock on the wall.
+    /// Long expired when first seen, by the clock on the wall. It gets nothing to do before it renews; and yet it may be an API server
+    /// that was away, so it is not declared lost sooner than any other.
     dead_on_arrival: bool,
+}
+
+#[derive(Debug)]
+struct Assignment {
+    node: String,
+    /// Namespace and name.
+    image: (String, String),
 }
 
 /// What a node must have to be given a task.
@@ -64,6 +82,8 @@ pub struct Demand<'a> {
     pub avoid: Option<&'a str>,
     /// Nodes not to take.
     pub exclude: BTreeSet<&'a str>,
+    /// It writes, so a store without any room will not do.
+    pub writes: bool,
 }
 
 impl Fleet {
@@ -76,6 +96,7 @@ impl Fleet {
             assignments: BTreeMap::new(),
             missing: BTreeMap::new(),
             started,
+            confirmed: None,
             grace,
         }
     }
@@ -124,9 +145,33 @@ impl Fleet {
         }
     }
 
+    /// Whether somebody is overdue, and it is not certain yet that this is their own fault.
+    pub fn is_in_doubt(&self, now: Instant) -> bool {
+        let unsure = |since: Instant, term: Duration| is_over(since, term, now) && !self.is_confirmed(since, term);
+        self.agents.values().any(|agent| unsure(agent.changed, agent.duration))
+            || self.missing.values().any(|since| unsure(*since, self.grace))
+            || unsure(self.started, self.grace)
+    }
+
+    /// Whether enough was seen to tell of any node that there is no agent on it.
+    pub fn knows_all(&self) -> bool {
+        self.is_confirmed(self.started, self.grace)
+    }
+
+    /// Takes note that the API server, asked at `asked`, told of all Leases: now those may be declared lost who were overdue then.
+    pub fn confirm(&mut self, asked: Instant) {
+        self.confirmed = Some(asked);
+        // The same is then true of those never seen.
+        self.missing.retain(|_, since| !is_over(*since, self.grace, asked));
+    }
+
+    fn is_confirmed(&self, since: Instant, term: Duration) -> bool {
+        self.confirmed.is_some_and(|asked| is_over(since, term, asked))
+    }
+
     /// Gives everybody a full term from now on: the API server was away, so nobody could renew anything.
     pub fn pardon(&mut self, now: Instant) {
-        for agent in self.agents.values_mut().filter(|agent| !agent.dead_on_arrival) {
+        for agent in self.agents.values_mut() {
             agent.changed = now;
         }
         for since in self.missing.values_mut() {
@@ -165,7 +210,8 @@ impl Fleet {
             self.reports.remove(node);
         }
         let view = |reports: &BTreeMap<String, StoreReport>, store: &String| {
-            reports.get(store).map(|report| (report.ready, report.message.clone(), report.observed_generation))
+            let view = |r: &StoreReport| (r.ready, r.message.clone(), r.observed_generation, is_full(r));
+            reports.get(store).map(view)
         };
         let names: BTreeSet<_> = old.keys().chain(new.keys()).cloned().collect();
         names.into_iter().filter(|store| view(&old, store) != view(&new, store)).collect()
@@ -178,8 +224,15 @@ impl Fleet {
         if phase.is_final() {
             self.assignments.remove(&name);
         } else {
-            self.assignments.insert(name, task.spec.node_name.clone());
+            let image = (task.spec.image.namespace.clone(), task.spec.image.name.clone());
+            self.assignments.insert(name, Assignment { node: task.spec.node_name.clone(), image });
         }
+    }
+
+    /// Takes note of the names of all tasks that there are. Returns namespace and name of the Images whose tasks are no more.
+    pub fn keep_tasks(&mut self, names: &BTreeSet<String>) -> Vec<(String, String)> {
+        let vanished = self.assignments.extract_if(.., |name, _| !names.contains(name));
+        vanished.map(|(_, assignment)| assignment.image).collect()
     }
 
     /// Takes note that a task is no more.
@@ -189,15 +242,16 @@ impl Fleet {
 
     /// Whether the agent on `node` is there.
     pub fn liveness(&self, node: &str, now: Instant) -> Liveness {
-        match self.agents.get(node) {
-            Some(agent) if agent.dead_on_arrival || now.duration_since(agent.changed) >= agent.duration => {
-                Liveness::Stale
-            }
-            Some(_) => Liveness::Live,
-            None => {
-                let since = self.missing.get(node).copied().unwrap_or(self.started);
-                if now.duration_since(since) >= self.grace { Liveness::Gone } else { Liveness::Stale }
-            }
+        let Some(agent) = self.agents.get(node) else {
+            let since = self.missing.get(node).copied().unwrap_or(self.started);
+            return if self.is_confirmed(since, self.grace) { Liveness::Gone } else { Liveness::Silent };
+        };
+        if self.is_confirmed(agent.changed, agent.duration) {
+            Liveness::Stale
+        } else if agent.dead_on_arrival || is_over(agent.changed, agent.duration, now) {
+            Liveness::Silent
+        } else {
+            Liveness::Live
         }
     }
 
@@ -235,8 +289,10 @@ impl Fleet {
 
     fn refusal(&self, node: &str, demand: &Demand<'_>, now: Instant) -> Option<String> {
         if self.liveness(node, now) != Liveness::Live {
-            let silent = self.agents.get(node).map_or(Duration::ZERO, |agent| now.duration_since(agent.changed));
-            return Some(format!("has not renewed its lease for {} s or more", silent.as_secs()));
+            // Since when, and not for how long: a message must not change by itself.
+            let since = self.agents.get(node).and_then(|agent| agent.renewed).map(whole_seconds);
+            let since = since.map_or_else(|| "it was made".to_owned(), |time| time.to_string());
+            return Some(format!("has not renewed its lease since {since}"));
         }
         if demand.exclude.contains(node) {
             return Some("has leftovers of an earlier attempt to remove first".to_owned());
@@ -245,9 +301,18 @@ impl Fleet {
             if !self.matches(node, selector) {
                 return Some(format!("does not have the labels that store {store} asks for"));
             }
-            let report = self.report(node, store).filter(|report| !report.ready)?;
-            Some(format!("cannot use store {store}: {}", report.message))
+            match self.report(node, store) {
+                None => Some(format!("has not reported on store {store} yet{}", self.explain_silence(node))),
+                Some(report) if !report.ready => Some(format!("cannot use store {store}: {}", report.message)),
+                Some(report) if demand.writes && is_full(report) => Some(format!("has no room left in store {store}")),
+                Some(_) => None,
+            }
         })
+    }
+
+    fn explain_silence(&self, node: &str) -> String {
+        let full = self.reports.get(node).is_some_and(|reports| reports.len() >= MOST_REPORTS);
+        if full { format!(" (an agent reports on {MOST_REPORTS} stores at most)") } else { String::new() }
     }
 
     fn matches(&self, node: &str, selector: &BTreeMap<String, String>) -> bool {
@@ -256,7 +321,7 @@ impl Fleet {
     }
 
     fn load(&self, node: &str) -> usize {
-        self.assignments.values().filter(|assigned| *assigned == node).count()
+        self.assignments.values().filter(|assignment| assignment.node == node).count()
     }
 }
 
@@ -269,8 +334,18 @@ fn explain(refusals: &[String]) -> String {
     if more == 0 { named } else { format!("{named}; and {more} more") }
 }
 
+/// The node of an agent's Lease. The name proves it, for a policy lets no agent write the Lease of another; the annotation says it.
 fn node_of(lease: &Lease) -> Option<String> {
-    lease.metadata.annotations.as_ref()?.get(identity::ANNOTATION_NODE).cloned()
+    let node = lease.metadata.annotations.as_ref()?.get(identity::ANNOTATION_NODE)?;
+    (lease.metadata.name.as_deref() == Some(&identity::agent_lease_name(node))).then(|| node.clone())
+}
+
+fn is_over(since: Instant, term: Duration, now: Instant) -> bool {
+    now.saturating_duration_since(since) >= term
+}
+
+fn is_full(report: &StoreReport) -> bool {
+    report.available == Some(0)
 }
 
 #[cfg(test)]

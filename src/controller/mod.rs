@@ -18,7 +18,7 @@ use kube::{
     runtime::{
         Controller,
         controller::{Action, Config},
-        reflector::ObjectRef,
+        reflector::{self, ObjectRef},
         watcher,
     },
 };
@@ -41,8 +41,6 @@ use fleet::Fleet;
 pub const LEADER_LEASE_NAME: &str = "vitrine-operator";
 /// Objects of one kind that are worked on at once: the work is waiting for the API server.
 const CONCURRENCY: u16 = 8;
-/// The wait after a request that failed.
-const ERROR_DELAY: Duration = Duration::from_secs(2);
 /// The wait after a conflict: the watch has what changed in a moment.
 const CONFLICT_DELAY: Duration = Duration::from_millis(200);
 /// How long what is under way may take when asked to stop; kubelets wait 30 s.
@@ -107,19 +105,20 @@ async fn control(client: Client, settings: Settings, stop: CancellationToken) {
         .unzip();
     let (store_bell, store_stream) = mpsc::unbounded();
     let fleet = Fleet::new(Instant::now(), settings.agent_grace);
-    let caches = (stores.store(), images.iter().map(Controller::store).collect());
+    let (known_stores, store_writer) = reflector::store();
+    let caches = (known_stores, images.iter().map(Controller::store).collect());
     let bells = Bells { images: image_bells, stores: store_bell };
     let context = Arc::new(Context::new(client, settings, fleet, caches, bells));
 
-    let (followed, listed) = watch::follow_all(&context);
+    let (followed, listed) = watch::follow_all(&context, store_writer);
     let controllers = async {
         listed.await;
         let images = images.into_iter().zip(image_streams).map(|(controller, bells)| {
             let controller = configure(controller, bells, &stop);
-            drain(controller.run(image::reconcile, again, Arc::clone(&context)))
+            drain(controller.run(image::reconcile, again, Arc::clone(&context)), &context)
         });
         let stores = configure(stores, store_stream, &stop);
-        let stores = drain(stores.run(store::reconcile, again, Arc::clone(&context)));
+        let stores = drain(stores.run(store::reconcile, again, Arc::clone(&context)), &context);
         tokio::join!(futures::future::join_all(images), stores);
     };
     tokio::select! {
@@ -156,15 +155,22 @@ where
         .graceful_shutdown_on(async move { stop.cancelled().await })
 }
 
-fn again<K>(_: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
-    Action::requeue(if error.is_conflict() { CONFLICT_DELAY } else { ERROR_DELAY })
+#[expect(clippy::needless_pass_by_value, reason = "kube's controllers pass values")]
+fn again<K: kube::Resource<DynamicType = ()>>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
+    let delay = || context.failed(ObjectRef::from_obj(object.as_ref()).to_string());
+    Action::requeue(if error.is_conflict() { CONFLICT_DELAY } else { delay() })
 }
 
-async fn drain<T, E: std::fmt::Display>(results: impl Stream<Item = std::result::Result<T, E>>) {
+async fn drain<K, E>(results: impl Stream<Item = std::result::Result<(ObjectRef<K>, Action), E>>, context: &Context)
+where
+    K: kube::Resource<DynamicType = ()>,
+    E: std::fmt::Display,
+{
     results
         .for_each(|result| async {
-            if let Err(error) = result {
-                tracing::warn!(%error, "reconcile");
+            match result {
+                Ok((object, _)) => context.succeeded(&object.to_string()),
+                Err(error) => tracing::warn!(%error, "reconcile"),
             }
         })
         .await;

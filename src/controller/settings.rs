@@ -22,6 +22,8 @@ pub struct Settings {
     pub agent_grace: Duration,
     /// What failing costs.
     pub retry: RetryPolicy,
+    /// How often to look for what was forsaken, and how old it must be. Nothing waits for it.
+    pub sweep_interval: Duration,
 }
 
 impl Settings {
@@ -32,6 +34,8 @@ impl Settings {
     pub const RETRY_BASE: Duration = Duration::from_secs(5);
     /// The longest wait between attempts.
     pub const RETRY_MAX: Duration = Duration::from_secs(300);
+    /// How often forsaken things are looked for.
+    pub const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
     /// The number of attempts; see [`RetryPolicy::limit`].
     pub const RETRY_LIMIT: i64 = 5;
 
@@ -44,6 +48,7 @@ impl Settings {
             identity: identity.into(),
             leader_lease: Self::LEADER_LEASE,
             agent_grace: Duration::from_secs(identity::LEASE_DURATION_SECONDS),
+            sweep_interval: Self::SWEEP_INTERVAL,
             retry: RetryPolicy {
                 backoff: Backoff { base: Self::RETRY_BASE, limit: Self::RETRY_MAX },
                 limit: Self::RETRY_LIMIT,

@@ -1,7 +1,12 @@
 //! Follows what controllers do not own and yet depend on: tasks, agents' leases, nodes, their reports, stores. Feeds the fleet and rings
 //! the bells. It decides nothing.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, pin_mut};
 use jiff::Timestamp;
@@ -10,7 +15,11 @@ use kube::{
     Api, Resource, ResourceExt,
     api::ListParams,
     core::PartialObjectMeta,
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::{
+        WatchStreamExt as _,
+        reflector::{reflector, store::Writer},
+        watcher,
+    },
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -18,7 +27,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{context::Context, fleet::Liveness};
+use super::{context::Context, fleet::Liveness, image::validate};
 use crate::api::{Image, ImageStore, ImageTask, NodeCache, condition::reasons, identity};
 
 /// How often leases are looked at: an expiry is noticed this much late at worst.
@@ -59,8 +68,12 @@ where
     }
 }
 
-/// Everything to follow, as one future that never ends, and what fires when all of it was listed once.
-pub fn follow_all(context: &Arc<Context>) -> (impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>) {
+/// Everything to follow, as one future that never ends, and what fires when all of it was listed once. `stores` is kept up to date:
+/// it has a change before anybody is woken because of it.
+pub fn follow_all(
+    context: &Arc<Context>,
+    stores: Writer<ImageStore>,
+) -> (impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>) {
     let mut readies = Vec::new();
     let mut next = || {
         let (send, receive) = oneshot::channel();
@@ -72,7 +85,7 @@ pub fn follow_all(context: &Arc<Context>) -> (impl Future<Output = ()> + use<>, 
         leases(Arc::clone(context), next()),
         nodes(Arc::clone(context), next()),
         reports(Arc::clone(context), next()),
-        stores(Arc::clone(context), next()),
+        follow_stores(Arc::clone(context), stores, next()),
     );
     let ticks = watch_leases_expire(Arc::clone(context));
     let all = async move {
@@ -101,7 +114,12 @@ async fn tasks(context: Arc<Context>, ready: oneshot::Sender<()>) {
     };
     let act = |change| match change {
         Change::Present(task) => seen(&task),
-        Change::Listed(tasks) => tasks.iter().for_each(seen),
+        Change::Listed(tasks) => {
+            tasks.iter().for_each(seen);
+            let names = tasks.iter().map(ResourceExt::name_any).collect();
+            let vanished = context.with_fleet(|fleet| fleet.keep_tasks(&names));
+            vanished.iter().for_each(|(namespace, name)| context.bells.image(namespace, name));
+        }
         Change::Absent(task) => {
             context.with_fleet(|fleet| fleet.forget_task(&task.name_any()));
             ring(&task);
@@ -168,9 +186,10 @@ struct StoreView {
     generation: Option<i64>,
     deleting: bool,
     prepared: bool,
+    invalid: bool,
 }
 
-async fn stores(context: Arc<Context>, ready: oneshot::Sender<()>) {
+async fn follow_stores(context: Arc<Context>, known: Writer<ImageStore>, ready: oneshot::Sender<()>) {
     let api: Api<ImageStore> = Api::all(context.client.clone());
     let mut views: BTreeMap<String, StoreView> = BTreeMap::new();
     let act = |change: Change<ImageStore>| {
@@ -197,7 +216,7 @@ async fn stores(context: Arc<Context>, ready: oneshot::Sender<()>) {
             }
         }
     };
-    follow(watch(api, &context.settings.store_selector), act, ready).await;
+    follow(reflector(known, watch(api, &context.settings.store_selector)), act, ready).await;
 }
 
 fn view(store: &ImageStore) -> StoreView {
@@ -205,6 +224,7 @@ fn view(store: &ImageStore) -> StoreView {
         generation: store.metadata.generation,
         deleting: store.metadata.deletion_timestamp.is_some(),
         prepared: store.finalizers().iter().any(|f| f == identity::FINALIZER),
+        invalid: validate::invalid(store).is_some(),
     }
 }
 
@@ -227,25 +247,28 @@ fn is_waiting(image: &Image) -> bool {
 
 /// Works on `node`, keeps data there, or has some to remove there.
 fn is_bound_to(image: &Image, node: &str) -> bool {
-    let Some(status) = &image.status else { return false };
-    let of = |candidate: Option<&String>| candidate.is_some_and(|candidate| candidate == node);
-    of(status.attempt.as_ref().and_then(|attempt| attempt.node.as_ref()))
-        || status.cleanup.iter().any(|item| of(item.node.as_ref()))
-        || status.revisions.iter().flat_map(|r| &r.locations).any(|location| of(location.node.as_ref()))
+    nodes_of(image).any(|bound| bound == node)
+}
+
+fn nodes_of(image: &Image) -> impl Iterator<Item = &str> {
+    image.status.iter().flat_map(|status| {
+        let attempt = status.attempt.iter().filter_map(|attempt| attempt.node.as_deref());
+        let cleanup = status.cleanup.iter().filter_map(|item| item.node.as_deref());
+        let locations = status.revisions.iter().flat_map(|revision| &revision.locations);
+        attempt.chain(cleanup).chain(locations.filter_map(|location| location.node.as_deref()))
+    })
 }
 
 /// Notices that agents fall silent, which no watch tells, and that they are back.
 async fn watch_leases_expire(context: Arc<Context>) {
     let mut known: BTreeMap<String, Liveness> = BTreeMap::new();
+    let mut knew_all = false;
     loop {
         sleep(TICK).await;
-        let now = liveness_of_all(&context);
-        let lost =
-            |(node, liveness): (&String, &Liveness)| *liveness != Liveness::Live && known.get(node) != Some(liveness);
-        if now.iter().any(lost) && !confirm(&context).await {
+        if context.with_fleet(|fleet| fleet.is_in_doubt(Instant::now())) && !confirm(&context).await {
             continue;
         }
-        let now = liveness_of_all(&context);
+        let now = liveness_of_all(&context, known.keys());
         let changed: Vec<_> = now.iter().filter(|(node, liveness)| known.get(*node) != Some(liveness)).collect();
         for (node, liveness) in &changed {
             tracing::info!(node, ?liveness, "agent");
@@ -255,17 +278,28 @@ async fn watch_leases_expire(context: Arc<Context>) {
         if !changed.is_empty() {
             context.ring_stores();
         }
+        if !knew_all && context.with_fleet(|fleet| fleet.knows_all()) {
+            // Nodes that were lost before we began are on no list: they are noticed now.
+            knew_all = true;
+            context.ring_images(|image| nodes_of(image).any(|node| !now.contains_key(node)));
+        }
         known = now;
+        known.retain(|_, liveness| *liveness != Liveness::Gone);
     }
 }
 
-fn liveness_of_all(context: &Context) -> BTreeMap<String, Liveness> {
-    let at = Instant::now();
-    context.with_fleet(|fleet| fleet.nodes().map(|node| (node.clone(), fleet.liveness(node, at))).collect())
+/// Of all agents, and of those `known` before.
+fn liveness_of_all<'k>(context: &Context, known: impl Iterator<Item = &'k String>) -> BTreeMap<String, Liveness> {
+    let (at, mut nodes) = (Instant::now(), known.cloned().collect::<BTreeSet<_>>());
+    context.with_fleet(|fleet| {
+        nodes.extend(fleet.nodes().cloned());
+        nodes.into_iter().map(|node| (node.clone(), fleet.liveness(&node, at))).collect()
+    })
 }
 
 /// Reads the leases anew before anybody is declared lost: while the API server is away, nobody can renew, and no watch tells.
 async fn confirm(context: &Context) -> bool {
+    let asked = Instant::now();
     let api: Api<Lease> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let agents = ListParams::default().labels(&agent_selector());
     let Ok(Ok(leases)) = tokio::time::timeout(CONFIRM_WITHIN, api.list(&agents)).await else {
@@ -273,10 +307,16 @@ async fn confirm(context: &Context) -> bool {
         context.with_fleet(|fleet| fleet.pardon(Instant::now()));
         return false;
     };
-    context.with_fleet(|fleet| fleet.observe_all_leases(&leases.items, Instant::now(), Timestamp::now()));
+    context.with_fleet(|fleet| {
+        fleet.observe_all_leases(&leases.items, Instant::now(), Timestamp::now());
+        fleet.confirm(asked);
+    });
     true
 }
 
 fn agent_selector() -> String {
     format!("{}=true", identity::LABEL_AGENT)
 }
+
+#[cfg(test)]
+mod tests;

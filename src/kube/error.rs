@@ -40,6 +40,12 @@ impl Error {
         self.status().is_some_and(kube::core::Status::is_already_exists)
     }
 
+    /// Whether the API server will not have what was sent, and would not have it a moment later either.
+    pub fn is_refusal(&self) -> bool {
+        const PASSING: [u16; 5] = [401, 404, 408, 409, 429];
+        self.status().is_some_and(|status| (400..500).contains(&status.code) && !PASSING.contains(&status.code))
+    }
+
     fn status(&self) -> Option<&kube::core::Status> {
         match self {
             Self::Request { source, .. } => match source.as_ref() {

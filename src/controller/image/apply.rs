@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::decide::{Decision, NewTask};
 use crate::{
-    api::{Image, ImageTask, identity},
+    api::{Action, Image, ImageTask, identity},
     kube::{Result, apply::Writer, event::Events},
 };
 
@@ -34,11 +34,25 @@ pub struct Target<'a> {
     pub secrets: Api<Secret>,
 }
 
+/// How far a decision was carried out.
+#[derive(Debug)]
+pub enum Applied {
+    /// All of it.
+    Done,
+    /// The API server does not take the Import called `task`: why, in its words. A decision must be made anew with this in mind.
+    Refused {
+        /// Its name.
+        task: String,
+        /// Why.
+        why: String,
+    },
+}
+
 /// Carries `decision` about `image` out.
 ///
 /// # Errors
 /// What the API server says; what was done stays done, and the next pass does the rest.
-pub async fn apply(target: &Target<'_>, image: &Image, decision: &Decision) -> Result<()> {
+pub async fn apply(target: &Target<'_>, image: &Image, decision: &Decision) -> Result<Applied> {
     let mut image = image.clone();
     if !decision.orders.create.is_empty() && image.metadata.deletion_timestamp.is_none() {
         image = target.writer.set_finalizer(&target.images, &image, identity::FINALIZER, true).await?;
@@ -56,12 +70,17 @@ pub async fn apply(target: &Target<'_>, image: &Image, decision: &Decision) -> R
         target.writer.delete(&target.tasks, name, uid.clone()).await?;
     }
     for order in &decision.orders.create {
-        create(target, order).await?;
+        match create(target, order).await {
+            Err(error) if error.is_refusal() && order.task.spec.action == Action::Import => {
+                return Ok(Applied::Refused { task: order.task.name_any(), why: error.to_string() });
+            }
+            made => made?,
+        }
     }
     if decision.released {
         target.writer.set_finalizer(&target.images, &image, identity::FINALIZER, false).await?;
     }
-    Ok(())
+    Ok(Applied::Done)
 }
 
 /// The Secret first, for the agent may begin at once; and once more when the task has a uid to be its owner, so that both go together.

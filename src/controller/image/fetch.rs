@@ -3,14 +3,14 @@
 //! The Image and its tasks are read from the API server and not from a cache: a decision on yesterday's status could hand out an
 //! attempt twice. They are few, and reads by name and by label.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client, api::ListParams};
 
 use super::validate::References;
 use crate::{
-    api::{BundleKind, CaBundleRef, HttpSource, Image, ImageTask, SecretRef, identity},
+    api::{BundleKind, CaBundleRef, HttpSource, Image, ImageStatus, ImageStore, ImageTask, SecretRef, identity},
     kube::{Doing as _, Result},
 };
 
@@ -23,9 +23,11 @@ pub struct Fetched {
     pub tasks: Vec<ImageTask>,
     /// What its spec refers to, besides stores.
     pub references: References,
+    /// ImageStores that have data of the Image and are not among those that this operator serves. One that is not here is no more.
+    pub others: Vec<ImageStore>,
 }
 
-/// Reads an Image and what belongs to it; `None` if it is gone.
+/// Reads an Image and what belongs to it; `None` if it is gone. `is_served` says which ImageStores this operator serves.
 ///
 /// # Errors
 /// What the API server says.
@@ -34,6 +36,7 @@ pub async fn fetch(
     images: &Api<Image>,
     tasks: &Api<ImageTask>,
     name: &str,
+    is_served: impl Fn(&str) -> bool,
 ) -> Result<Option<Fetched>> {
     let Some(image) = images.get_opt(name).await.doing(|| format!("read Image {name}"))? else { return Ok(None) };
     let uid = image.metadata.uid.clone().unwrap_or_default();
@@ -43,7 +46,24 @@ pub async fn fetch(
         Some(source) if image.metadata.deletion_timestamp.is_none() => references(client, &image, source).await?,
         _ => References::default(),
     };
-    Ok(Some(Fetched { image, tasks, references }))
+    let others = other_stores(client, &image, is_served).await?;
+    Ok(Some(Fetched { image, tasks, references, others }))
+}
+
+async fn other_stores(client: &Client, image: &Image, is_served: impl Fn(&str) -> bool) -> Result<Vec<ImageStore>> {
+    let api: Api<ImageStore> = Api::all(client.clone());
+    let names: BTreeSet<_> = image.status.iter().flat_map(stores_of).filter(|name| !is_served(name)).collect();
+    let mut found = Vec::new();
+    for name in names {
+        found.extend(api.get_opt(name).await.doing(|| format!("read ImageStore {name}"))?);
+    }
+    Ok(found)
+}
+
+/// The stores that have, or may have, data of the Image.
+fn stores_of(status: &ImageStatus) -> impl Iterator<Item = &str> {
+    let kept = status.revisions.iter().flat_map(|r| r.locations.iter().map(|l| &l.store).chain(&r.tried));
+    status.cleanup.iter().map(|item| &item.store).chain(kept).map(String::as_str)
 }
 
 async fn references(client: &Client, image: &Image, source: &HttpSource) -> Result<References> {

@@ -10,7 +10,10 @@ pub mod validate;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt as _, runtime::controller::Action};
+use kube::{
+    Api, ResourceExt as _,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -18,6 +21,7 @@ use crate::{
     api::{Image, ImageStatus},
     kube::{Result, apply::api_of},
 };
+use apply::Applied;
 use decide::{Decision, Observed, decide};
 
 /// The field manager of this controller.
@@ -30,14 +34,27 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 /// # Errors
 /// What the API server says; the caller tries again.
 pub async fn reconcile(image: Arc<Image>, context: Arc<Context>) -> Result<Action> {
-    let (images, name) = (api_of(&context.client, image.as_ref()), image.name_any());
+    match step(&image, &context, None).await? {
+        (_, Applied::Refused { task, why }) => {
+            context.with_fleet(|fleet| fleet.forget_task(&task));
+            step(&image, &context, Some(&why)).await.map(|(action, _)| action)
+        }
+        (action, Applied::Done) => Ok(action),
+    }
+}
+
+/// One step. `refused` is what the API server said a moment ago of the task that was to be made.
+async fn step(image: &Image, context: &Context, refused: Option<&str>) -> Result<(Action, Applied)> {
+    let (images, name) = (api_of(&context.client, image), image.name_any());
     let tasks = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let Some(fetched) = fetch::fetch(&context.client, &images, &tasks, &name).await? else {
-        return Ok(Action::await_change());
+    let is_served = |store: &str| context.stores.get(&ObjectRef::new(store)).is_some();
+    let Some(fetched) = fetch::fetch(&context.client, &images, &tasks, &name, is_served).await? else {
+        return Ok((Action::await_change(), Applied::Done));
     };
     let stores = context.stores.state();
     let wanted = validate::validate(&fetched.image, &stores, fetched.references);
-    let stores: BTreeMap<_, _> = stores.into_iter().map(|store| (store.name_any(), store)).collect();
+    let others = fetched.others.iter().cloned().map(Arc::new);
+    let stores: BTreeMap<_, _> = others.chain(stores).map(|store| (store.name_any(), store)).collect();
     let decision = context.with_fleet(|fleet| {
         let observed = Observed {
             image: &fetched.image,
@@ -45,6 +62,7 @@ pub async fn reconcile(image: Arc<Image>, context: Arc<Context>) -> Result<Actio
             wanted: &wanted,
             stores: &stores,
             fleet,
+            refused,
             retry: context.settings.retry,
             now: Timestamp::now(),
             at: Instant::now(),
@@ -54,8 +72,8 @@ pub async fn reconcile(image: Arc<Image>, context: Arc<Context>) -> Result<Actio
         decision.orders.create.iter().for_each(|order| fleet.observe_task(&order.task));
         decision
     });
-    if let Some(wait) = too_soon(&context, &fetched.image, &decision) {
-        return Ok(Action::requeue(wait));
+    if let Some(wait) = too_soon(context, &fetched.image, &decision) {
+        return Ok((Action::requeue(wait), Applied::Done));
     }
     let target = apply::Target {
         writer: &context.image_writer,
@@ -64,10 +82,9 @@ pub async fn reconcile(image: Arc<Image>, context: Arc<Context>) -> Result<Actio
         tasks,
         secrets: Api::namespaced(context.client.clone(), &context.settings.namespace),
     };
-    apply::apply(&target, &fetched.image, &decision).await?;
-    Ok(decision
-        .recheck
-        .map_or_else(Action::await_change, |delay| Action::requeue(delay.max(Duration::from_millis(100)))))
+    let applied = apply::apply(&target, &fetched.image, &decision).await?;
+    let again = |delay: Duration| Action::requeue(delay.max(Duration::from_millis(100)));
+    Ok((decision.recheck.map_or_else(Action::await_change, again), applied))
 }
 
 /// How long to wait, if nothing but progress would be written and it was written a moment ago.

@@ -11,20 +11,28 @@ use kube::ResourceExt as _;
 use serde::Serialize;
 use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
 
-use crate::api::{
-    Conversion, DeclaredFormat, FilesystemBackend, HttpSource, Image, ImageSpec, ImageStore, Output, Source, identity,
+use crate::{
+    api::{
+        Conversion, DeclaredFormat, FilesystemBackend, HttpSource, Image, ImageSpec, ImageStore, Output, Source,
+        condition::{reasons, types},
+        identity,
+    },
+    kube::condition::find,
 };
 
 /// Cluster size of qcow2 images when none is asked for: what qemu-img makes.
 const DEFAULT_CLUSTER_SIZE: i64 = 65536;
+
+/// How many stores an Image can be in: the schema of its status has this bound.
+const MOST_STORES: usize = 64;
 
 /// What spec asks for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Where the bytes come from.
     pub source: HttpSource,
-    /// Headers and certificates for the source, as a task's Secret holds them.
-    pub secret: BTreeMap<String, Vec<u8>>,
+    /// Headers and certificates for the source, as a task's Secret holds them, or what is missing: only who is about to import needs them.
+    pub secret: Result<BTreeMap<String, Vec<u8>>, String>,
     /// The stores that shall keep it, at least one.
     pub stores: Vec<WantedStore>,
 }
@@ -87,15 +95,18 @@ pub fn validate(image: &Image, stores: &[Arc<ImageStore>], references: Reference
     let held =
         image.status.iter().flat_map(|status| &status.locations).map(|location| location.store.as_str()).collect();
     let chosen = choose_stores(spec, stores, &held)?;
-    let mut secret = BTreeMap::new();
-    for (name, value) in references.headers.transpose()?.unwrap_or_default() {
-        secret.insert(format!("{}{name}", identity::SECRET_HEADER_PREFIX), value);
-    }
+    let stores = chosen.into_iter().map(|store| wanted_store(spec, store)).collect::<Result<_, _>>()?;
+    Ok(Wanted { source, secret: secret(references), stores })
+}
+
+fn secret(references: References) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    let headers = references.headers.transpose()?.unwrap_or_default().into_iter();
+    let mut secret: BTreeMap<_, _> =
+        headers.map(|(name, value)| (format!("{}{name}", identity::SECRET_HEADER_PREFIX), value)).collect();
     if let Some(bundle) = references.bundle.transpose()? {
         secret.insert(identity::SECRET_CA_KEY.to_owned(), bundle);
     }
-    let stores = chosen.into_iter().map(|store| wanted_store(spec, store)).collect::<Result<_, _>>()?;
-    Ok(Wanted { source, secret, stores })
+    Ok(secret)
 }
 
 /// The default store: of those that say so, the oldest, and of equally old ones the first by name.
@@ -117,7 +128,17 @@ fn choose_stores<'a>(
         let mut all: Vec<&ImageStore> = staying.filter(|store| !store.spec.read_only || here(store)).collect();
         all.sort_by_key(|store| store.name_any());
         let none = || "allStores is set, and there is no ImageStore that can be written to: make one".to_owned();
-        return if all.is_empty() { Err(none()) } else { Ok(all) };
+        let many = || {
+            let count = all.len();
+            format!(
+                "allStores is set, and there are {count} ImageStores, of which {MOST_STORES} are the most: name them in spec.stores"
+            )
+        };
+        return match all.len() {
+            0 => Err(none()),
+            1..=MOST_STORES => Ok(all),
+            _ => Err(many()),
+        };
     }
     if spec.stores.is_empty() {
         let store = staying.find(|store| here(store)).or_else(|| default_store(stores).map(Arc::as_ref));
@@ -156,6 +177,9 @@ fn wanted_store(spec: &ImageSpec, store: &ImageStore) -> Result<WantedStore, Str
     let name = store.name_any();
     let backend = store.spec.filesystem.clone();
     let backend = backend.ok_or_else(|| format!("ImageStore {name} has no back end that this version knows"))?;
+    if let Some(message) = invalid(store) {
+        return Err(format!("ImageStore {name} cannot be used: {message}"));
+    }
     let conversion = spec.convert_to.or(store.spec.preferred_format);
     Ok(WantedStore {
         backend,
@@ -165,6 +189,13 @@ fn wanted_store(spec: &ImageSpec, store: &ImageStore) -> Result<WantedStore, Str
         prepared: store.finalizers().iter().any(|f| f == identity::FINALIZER),
         name,
     })
+}
+
+/// What is wrong with a store that can never work as it is written, by its own status.
+pub fn invalid(store: &ImageStore) -> Option<&str> {
+    let conditions = store.status.as_ref()?.conditions.as_slice();
+    let stalled = find(conditions, types::STALLED)?;
+    (stalled.status == "True" && stalled.reason == reasons::INVALID_CONFIGURATION).then_some(&stalled.message)
 }
 
 fn output(conversion: Option<Conversion>) -> Output {
@@ -184,7 +215,10 @@ fn is_deleting(store: &ImageStore) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::image::testing::{image, store};
+    use crate::{
+        controller::image::testing::{image, store},
+        kube::condition::Health,
+    };
 
     fn messages(image: &Image, stores: &[Arc<ImageStore>], references: References) -> String {
         validate(image, stores, references).unwrap_err()
@@ -225,7 +259,21 @@ mod tests {
         assert!(message.contains("fats") && message.contains("there are: fast, slow"), "{message}");
         wanted.spec.stores = vec!["fast".into()];
         let missing = References { headers: Some(Err("no Secret".into())), bundle: None };
-        assert_eq!(messages(&wanted, &[Arc::new(store("fast"))], missing), "no Secret");
+        let found = validate(&wanted, &[Arc::new(store("fast"))], missing).unwrap();
+        assert_eq!(found.secret.unwrap_err(), "no Secret", "an Image that needs no import is none the worse for it");
+    }
+
+    #[test]
+    fn a_store_that_cannot_work_is_not_used() {
+        let mut fast = store("fast");
+        fast.spec.default = true;
+        let wrong = Health::Stalled(reasons::INVALID_CONFIGURATION, "its folder is that of ImageStore old".into());
+        fast.status = Some(crate::api::ImageStoreStatus {
+            conditions: wrong.conditions(1, &[], jiff::Timestamp::now()),
+            ..crate::api::ImageStoreStatus::default()
+        });
+        let message = messages(&image(), &[Arc::new(fast)], References::default());
+        assert_eq!(message, "ImageStore fast cannot be used: its folder is that of ImageStore old");
     }
 
     #[test]
@@ -271,6 +319,6 @@ mod tests {
             bundle: Some(Ok(b"PEM".to_vec())),
         };
         let wanted = validate(&image(), &[Arc::new(fast)], references).unwrap();
-        assert_eq!(wanted.secret.keys().collect::<Vec<_>>(), ["ca.crt", "header.Authorization"]);
+        assert_eq!(wanted.secret.unwrap().keys().collect::<Vec<_>>(), ["ca.crt", "header.Authorization"]);
     }
 }

@@ -60,6 +60,7 @@ pub struct Decision {
 pub fn uses_store(image: &Image, store: &str) -> bool {
     let Some(status) = &image.status else { return false };
     status.revisions.iter().flat_map(|revision| &revision.locations).any(|location| location.store == store)
+        || status.revisions.iter().flat_map(|revision| &revision.tried).any(|tried| tried == store)
         || status.cleanup.iter().any(|item| item.store == store)
         || status
             .attempt
@@ -224,6 +225,7 @@ mod tests {
         let mut fleet = Fleet::new(Instant::now(), Duration::from_secs(40));
         for node in nodes {
             let mut lease = Lease::default();
+            lease.metadata.name = Some(identity::agent_lease_name(node));
             lease.metadata.annotations = Some([(identity::ANNOTATION_NODE.to_owned(), (*node).to_owned())].into());
             lease.spec = Some(LeaseSpec { renew_time: Some(MicroTime(Timestamp::now())), ..LeaseSpec::default() });
             fleet.observe_lease(&lease, Instant::now(), Timestamp::now());

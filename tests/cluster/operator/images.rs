@@ -1,8 +1,9 @@
 //! The life of an Image.
 
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use vitrine::api::{Action, ImagePhase, identity};
@@ -190,6 +191,54 @@ async fn a_node_that_is_gone_for_good_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_server_does_not_take_is_said_in_its_words_and_tried_again() {
+    let mut lab = Lab::new("untaken").await;
+    lab.local_store("fast").await;
+    lab.operator().await;
+    lab.agent("n1").await.script(Script::Succeed("one"));
+    // A key that fits into the tenant's Secret, and not into the task's, where it has a prefix.
+    let secrets: Api<Secret> = Api::namespaced(lab.client.clone(), "untaken");
+    let secret = |key: &str| {
+        serde_json::from_value(json!({ "metadata": { "name": "mirror" }, "stringData": { key: "x" } })).unwrap()
+    };
+    secrets.create(&PostParams::default(), &secret(&"k".repeat(250))).await.unwrap();
+    let source = json!({ "http": { "url": "http://127.0.0.1/one", "headersSecretRef": { "name": "mirror" } } });
+    let manifest = json!({
+        "apiVersion": "vitrine.dev/v1alpha1", "kind": "Image", "metadata": { "name": "debian", "namespace": "untaken" },
+        "spec": { "source": source, "stores": [lab.store_name("fast")] },
+    });
+    lab.plane.apply(&manifest.to_string()).await.unwrap();
+    let hindered = lab
+        .until_image("debian", "says what is wrong", |image| {
+            condition(&image.status.as_ref().unwrap().conditions, "Ready").1 == "TransientError"
+        })
+        .await;
+    let message = condition(&hindered.status.unwrap().conditions, "Ready").2;
+    assert!(message.contains("does not take the order") && message.contains("must be no more than 253"), "{message}");
+    secrets.delete("mirror", &DeleteParams::default()).await.unwrap();
+    secrets.create(&PostParams::default(), &secret("Authorization")).await.unwrap();
+    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_in_a_store_that_is_no_longer_served_is_removed_and_not_forgotten() {
+    let mut lab = Lab::new("unserved").await;
+    lab.local_store("fast").await;
+    lab.operator().await;
+    let agent = lab.agent("n1").await;
+    agent.script(Script::Succeed("one"));
+    lab.image("debian", "fast").await;
+    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    let unserved = Patch::Merge(json!({ "metadata": { "labels": { "vitrine.dev/lab": "other" } } }));
+    lab.stores().patch(&lab.store_name("fast"), &PatchParams::default(), &unserved).await.unwrap();
+    lab.until_image("debian", "is stalled", |image| kstatus(image) == "Failed").await;
+    lab.delete_image("debian").await;
+    lab.until_image_gone("debian").await;
+    assert!(agent.disk().is_empty());
+    assert!(!lab.events("unserved", "debian").await.contains(&"LocationLost".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn images_of_one_name_in_two_namespaces_never_meet() {
     let mut lab = Lab::new("twins").await;
     lab.namespace("twins-b").await;
@@ -238,16 +287,26 @@ async fn headers_and_certificates_reach_the_task_and_go_with_it() {
     lab.patch_image("debian", json!({ "spec": { "tags": ["again"] } })).await;
     let tasks = lab.until_tasks("one import", |tasks| tasks.len() == 1).await;
     let name = tasks[0].spec.import.clone().unwrap().source.http.unwrap().secret_ref.unwrap();
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(lab.client.clone(), &lab.system());
-    let data = secrets.get(&name).await.unwrap().data.unwrap();
-    assert_eq!(data.keys().collect::<Vec<_>>(), ["ca.crt", "header.Authorization"]);
+    let secrets: Api<Secret> = Api::namespaced(lab.client.clone(), &lab.system());
+    let held = secrets.get(&name).await.unwrap();
+    assert_eq!(held.data.clone().unwrap().keys().collect::<Vec<_>>(), ["ca.crt", "header.Authorization"]);
+    // As an operator leaves it that is killed before it makes the task.
+    let mut forsaken = held;
+    forsaken.metadata =
+        ObjectMeta { name: Some("forsaken".into()), labels: forsaken.metadata.labels, ..ObjectMeta::default() };
+    secrets.create(&PostParams::default(), &forsaken).await.unwrap();
+    let gone = async |name: &str| {
+        let start = std::time::Instant::now();
+        while secrets.get_opt(name).await.unwrap().is_some() {
+            assert!(start.elapsed() < super::lab::PATIENCE, "Secret {name} stays");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    gone("forsaken").await;
+    assert!(secrets.get_opt(&name).await.unwrap().is_some(), "that of a task stays as long as the task");
     agent.script(Script::Succeed("one"));
     lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
-    let start = std::time::Instant::now();
-    while secrets.get_opt(&name).await.unwrap().is_some() {
-        assert!(start.elapsed() < super::lab::PATIENCE, "the Secret stays");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
+    gone(&name).await;
     assert!(
         lab.tasks()
             .list(&ListParams::default())

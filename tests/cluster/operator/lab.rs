@@ -95,6 +95,7 @@ impl Lab {
         settings.leader_lease = self.leader_lease;
         settings.agent_grace = Duration::from_secs(3);
         settings.retry.backoff.base = Duration::from_secs(1);
+        settings.sweep_interval = Duration::from_secs(2);
         settings
     }
 

@@ -94,10 +94,19 @@ async fn rules_say_what_is_wrong_and_what_to_do() {
             "Unsupported value: \"vmdk\"",
         ),
         (image(&with(http(json!({})), json!({ "revisionHistoryLimit": 0 }))), "greater than or equal to 1"),
+        (image(&with(http(json!({})), json!({ "properties": { "k".repeat(256): "v" } }))), "1 to 255 characters"),
+        (image(&with(http(json!({})), json!({ "properties": { "": "v" } }))), "1 to 255 characters"),
+        (
+            store(&json!({ "filesystem": { "path": "/srv/x" }, "nodeSelector": { "k".repeat(318): "v" } })),
+            "1 to 317 characters",
+        ),
         (store(&json!({})), "name exactly one back end"),
         (store(&json!({ "filesystem": { "path": "srv" } })), "spec.filesystem.path"),
         (store(&json!({ "filesystem": { "path": "/srv/../etc" } })), "must not have . or .."),
     ];
+    let longest = image(&with(http(json!({})), json!({ "properties": { "k".repeat(255): "v" } })));
+    let dry = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-n", &lab.name, "-f", "-"];
+    lab.plane.kubectl_with_input(&dry, &longest.to_string()).await.unwrap().success().unwrap();
     for (manifest, expected) in cases {
         let args = ["apply", "--server-side", "--validate=strict", "-n", &lab.name, "-f", "-"];
         let output = lab.plane.kubectl_with_input(&args, &manifest.to_string()).await.unwrap();

@@ -62,7 +62,7 @@ impl<'a> Draft<'a> {
 
     fn watch_delete(&mut self, item: &Cleanup, store: &ImageStore, task: &ImageTask) -> Outcome {
         match self.liveness(&task.spec.node_name) {
-            Liveness::Live => Outcome::Underway,
+            Liveness::Live | Liveness::Silent => Outcome::Underway,
             Liveness::Stale | Liveness::Gone if item.node.is_none() => {
                 // Any other node can do it as well.
                 self.orders.remove(task);
@@ -92,8 +92,12 @@ impl<'a> Draft<'a> {
         let node = match &item.node {
             Some(node) if self.liveness(node) == Liveness::Live => node.clone(),
             Some(_) => return Outcome::Waits(absent(item)),
+            // What it publishes in the last moment would stay.
+            None if self.is_being_written(item) => return Outcome::Underway,
             None => {
-                let demand = Demand { stores: vec![(&item.store, &store.spec.node_selector)], ..Demand::default() };
+                let stores = vec![(item.store.as_str(), &store.spec.node_selector)];
+                // Removing needs no room, and makes some.
+                let demand = Demand { stores, writes: false, ..Demand::default() };
                 match self.seen.fleet.choose(&demand, self.seen.at) {
                     Ok(node) => node,
                     Err(why) => return Outcome::Waits(format!("{} waits for an agent: {why}", describe(item))),
@@ -104,6 +108,16 @@ impl<'a> Draft<'a> {
         let order = delete_task(self.seen.image, target, &place(item), (item.revision, attempt), &node);
         self.orders.create.push(order);
         Outcome::Underway
+    }
+
+    /// Whether an import that is being stopped may still publish there. That it ended makes us look again.
+    fn is_being_written(&self, item: &Cleanup) -> bool {
+        self.tasks().any(|task| {
+            let mut targets = task.spec.import.iter().flat_map(|order| &order.stores);
+            task.spec.revision == item.revision
+                && !phase_of(task).is_final()
+                && targets.any(|target| target.name == item.store)
+        })
     }
 
     /// The last order to remove `item`; earlier ones are let go.

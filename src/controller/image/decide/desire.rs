@@ -2,8 +2,8 @@
 
 use super::Draft;
 use crate::{
-    api::{Revision, RevisionPhase, condition::events},
-    controller::image::validate::spec_hash,
+    api::{Location, Revision, RevisionPhase, condition::events},
+    controller::{fleet::Liveness, image::validate::spec_hash},
     kube::event::Happening,
 };
 
@@ -13,9 +13,10 @@ impl Draft<'_> {
     pub(super) fn desire(&mut self) -> Option<i64> {
         let hash = spec_hash(&self.seen.image.spec);
         let target = self.find(&hash).or_else(|| self.begin(&hash));
-        self.drop_unfinished(target);
-        if let Some(current) = self.elect(target) {
-            self.status.revision = Some(current);
+        self.forget_lost_locations();
+        self.drop_unusable(target);
+        self.status.revision = self.elect(target);
+        if let Some(current) = self.status.revision {
             self.prune(current);
         }
         target
@@ -49,6 +50,7 @@ impl Draft<'_> {
             spec_hash: hash.to_owned(),
             phase: RevisionPhase::Importing,
             attempts: 0,
+            tried: Vec::new(),
             disk_format: None,
             container_format: None,
             virtual_size: None,
@@ -61,10 +63,31 @@ impl Draft<'_> {
         Some(number)
     }
 
-    fn drop_unfinished(&mut self, keep: Option<i64>) {
-        let unwanted =
-            |revision: &Revision| revision.phase == RevisionPhase::Importing && Some(revision.number) != keep;
-        self.status.revisions.retain(|revision| !unwanted(revision));
+    /// Copies on nodes that are gone are gone with them.
+    fn forget_lost_locations(&mut self) {
+        let (fleet, at) = (self.seen.fleet, self.seen.at);
+        let gone =
+            |location: &Location| location.node.as_ref().is_some_and(|node| fleet.liveness(node, at) == Liveness::Gone);
+        let mut notes = Vec::new();
+        for revision in &mut self.status.revisions {
+            for location in revision.locations.extract_if(.., |location| gone(location)) {
+                let (node, number, store) = (location.node.unwrap_or_default(), revision.number, location.store);
+                notes.push(format!("node {node} is gone, and with it the copy of revision {number} in store {store}"));
+            }
+        }
+        notes.into_iter().for_each(|note| self.tell(Happening::warning(events::LOCATION_LOST, "Place", note)));
+    }
+
+    /// Lets go of the revisions that are nowhere, but for `keep`: those never finished, and those whose last copy is lost.
+    fn drop_unusable(&mut self, keep: Option<i64>) {
+        let (unwanted, kept) = std::mem::take(&mut self.status.revisions)
+            .into_iter()
+            .partition(|revision| revision.locations.is_empty() && Some(revision.number) != keep);
+        self.status.revisions = kept;
+        self.abandon(unwanted);
+        // Those that stay get into no more stores, so nobody would take over what an attempt left there.
+        let others: Vec<_> = self.status.revisions.iter().map(|r| r.number).filter(|n| Some(*n) != keep).collect();
+        others.into_iter().for_each(|number| self.discard_tried(number, &[]));
         if self.status.attempt.as_ref().is_some_and(|attempt| Some(attempt.revision) != keep) {
             self.status.attempt = None;
             self.status.progress = None;
@@ -81,17 +104,24 @@ impl Draft<'_> {
                 continue;
             };
             let revision = self.status.revisions.remove(at);
-            revision.locations.iter().for_each(|location| self.discard(number, location));
+            self.abandon(vec![revision]);
             let note = format!("revision {number} is removed: revision {current} serves");
             self.tell(Happening::normal(events::REVISION_REMOVED, "Prune", note));
         }
     }
 
+    /// What is left of revisions that are no more is to be removed.
+    fn abandon(&mut self, revisions: Vec<Revision>) {
+        for revision in revisions {
+            revision.locations.iter().for_each(|location| self.discard(revision.number, location));
+            revision.tried.iter().for_each(|store| self.discard_at(revision.number, store, None));
+        }
+    }
+
     /// Deletion: everything that is stored anywhere is to be removed.
     pub(super) fn abandon_everything(&mut self) {
-        for revision in std::mem::take(&mut self.status.revisions) {
-            revision.locations.iter().for_each(|location| self.discard(revision.number, location));
-        }
+        let all = std::mem::take(&mut self.status.revisions);
+        self.abandon(all);
         self.status.revision = None;
         self.status.attempt = None;
         self.status.progress = None;

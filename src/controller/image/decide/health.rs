@@ -1,7 +1,5 @@
 //! Says how the Image stands: phase, conditions, what serves.
 
-use std::time::Duration;
-
 use super::Draft;
 use crate::{
     api::{
@@ -13,9 +11,6 @@ use crate::{
         event::Happening,
     },
 };
-
-/// How often to look again for what no watch announces.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl Draft<'_> {
     /// Completes status. `target` is the revision that spec asks for, if one could be begun.
@@ -51,15 +46,17 @@ impl Draft<'_> {
             }
             _ => String::new(),
         };
-        if let Err(why) = self.seen.wanted {
-            // Stores are watched; Secrets and ConfigMaps are not, for the operator may read those it is told of and list none.
-            self.recheck_in(LOOK_AGAIN);
+        let busy = self.status.attempt.as_ref().is_some_and(|attempt| attempt.node.is_some());
+        // What is under way goes on, though it could not be begun any more.
+        if let Err(why) = self.seen.wanted
+            && !busy
+        {
             return Health::Stalled(reasons::INVALID_CONFIGURATION, format!("{why}{serving}"));
         }
         if let Some(health) = self.health.take() {
             return with_suffix(health, &serving);
         }
-        let Some(attempt) = &self.status.attempt else { return self.current_health() };
+        let Some(attempt) = &self.status.attempt else { return self.current_health(target) };
         let message = match &attempt.node {
             Some(node) => format!("revision {} is imported by node {node}{serving}", attempt.revision),
             None => format!("revision {} is about to be imported{serving}", attempt.revision),
@@ -67,8 +64,10 @@ impl Draft<'_> {
         Health::Progressing(message)
     }
 
-    fn current_health(&self) -> Health {
-        let Some(revision) = self.serving() else { return Health::Progressing("waits to be looked at again".into()) };
+    fn current_health(&self, target: Option<i64>) -> Health {
+        let Some(revision) = self.serving().filter(|revision| Some(revision.number) == target) else {
+            return Health::Progressing("waits to be looked at again".into());
+        };
         let (stores, digest) = (store_names(revision), revision.content_digest.as_deref().unwrap_or_default());
         let waits = self.waits.as_ref().map(|waits| format!("; {waits}")).unwrap_or_default();
         Health::Current(format!("revision {} is kept in {stores} ({digest}){waits}", revision.number))

@@ -53,10 +53,12 @@ pub struct Observed<'a> {
     pub tasks: &'a [ImageTask],
     /// What spec asks for, or why it cannot be had.
     pub wanted: &'a Result<Wanted, String>,
-    /// All stores by name.
+    /// All stores by name that this operator serves, and others that have data of the Image.
     pub stores: &'a BTreeMap<String, Arc<ImageStore>>,
     /// The agents.
     pub fleet: &'a Fleet,
+    /// What the API server said of the task of the attempt under way, if it did not take it.
+    pub refused: Option<&'a str>,
     /// What failing costs.
     pub retry: RetryPolicy,
     /// The time of day, for what is written down.
@@ -193,6 +195,15 @@ impl<'a> Draft<'a> {
     /// Puts a location on the list of what is to be removed.
     fn discard(&mut self, revision: i64, location: &Location) {
         self.discard_at(revision, &location.store, location.node.as_deref());
+    }
+
+    /// Puts what attempts may have left in stores that others reach on the list, but for `keep`, where the next attempt takes it over.
+    fn discard_tried(&mut self, number: i64, keep: &[String]) {
+        let Some(revision) = self.revision(number) else { return };
+        let tried = std::mem::take(&mut revision.tried);
+        let (kept, left) = tried.into_iter().partition(|store| keep.contains(store));
+        revision.tried = kept;
+        left.iter().for_each(|store| self.discard_at(number, store, None));
     }
 
     fn discard_at(&mut self, revision: i64, store: &str, node: Option<&str>) {

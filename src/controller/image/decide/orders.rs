@@ -67,14 +67,14 @@ pub fn import_task(
 ) -> NewTask {
     let uid = image.metadata.uid.clone().unwrap_or_default();
     let name = identity::task_name(&uid, revision, Action::Import, None, attempt);
-    let http = &wanted.source;
+    let (http, secret) = (&wanted.source, wanted.secret.clone().unwrap_or_default());
     let mut checksums: Vec<_> = http.checksum.iter().cloned().collect();
     checksums.extend(known.iter().find(|digest| digest.starts_with("sha256:") && !checksums.contains(digest)).cloned());
     let order = ImportOrder {
         source: TaskSource {
             http: Some(TaskHttp {
                 url: http.url.clone(),
-                secret_ref: (!wanted.secret.is_empty()).then(|| name.clone()),
+                secret_ref: (!secret.is_empty()).then(|| name.clone()),
                 insecure_skip_verify: http.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify),
             }),
         },
@@ -92,7 +92,7 @@ pub fn import_task(
             .collect(),
     };
     let spec = ImageTaskSpec { import: Some(order), ..spec(image, Action::Import, revision, attempt, node) };
-    NewTask { task: task(&uid, name, spec), secret: wanted.secret.clone() }
+    NewTask { task: task(&uid, name, spec), secret }
 }
 
 /// The order to remove `revision` from a store. `place` tells it from orders for other places.

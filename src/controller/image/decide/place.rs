@@ -10,45 +10,35 @@ use crate::{
         identity,
     },
     controller::{
-        fleet::{Demand, Liveness},
+        fleet::Demand,
         image::validate::{Wanted, WantedStore},
     },
     kube::{condition::Health, event::Happening},
 };
 
+/// Into how many stores one attempt brings a revision, by the schemas of Attempt and ImportOrder; the next one brings it into more.
+const MOST_STORES: usize = 16;
+/// How much of a request to retry is compared and kept, in characters, by the schema of status.
+const MAX_RETRY: usize = 1024;
 /// How often to look again for what no watch announces in time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl Draft<'_> {
     /// Sees that revision `number` is where it shall be.
     pub(super) fn place(&mut self, number: i64) {
-        self.forget_lost_locations(number);
         let Ok(wanted) = self.seen.wanted else { return };
         let held: BTreeSet<_> =
             self.revision(number).iter().flat_map(|r| &r.locations).map(|location| location.store.clone()).collect();
-        let missing: Vec<_> = wanted.stores.iter().filter(|store| !held.contains(&store.name)).collect();
+        let mut missing: Vec<_> = wanted.stores.iter().filter(|store| !held.contains(&store.name)).collect();
+        missing.truncate(MOST_STORES);
         if missing.is_empty() {
             self.status.attempt = None;
             self.status.progress = None;
             self.note_retry();
+            self.discard_tried(number, &[]);
             self.leave_other_stores(number, wanted);
         } else {
             self.pursue(number, wanted, &missing);
-        }
-    }
-
-    fn forget_lost_locations(&mut self, number: i64) {
-        let (fleet, at) = (self.seen.fleet, self.seen.at);
-        let Some(revision) = self.revision(number) else { return };
-        let gone = |node: &Option<String>| node.as_ref().is_some_and(|node| fleet.liveness(node, at) == Liveness::Gone);
-        let (lost, kept): (Vec<_>, _) =
-            std::mem::take(&mut revision.locations).into_iter().partition(|l| gone(&l.node));
-        revision.locations = kept;
-        for location in lost {
-            let node = location.node.unwrap_or_default();
-            let note =
-                format!("node {node} is gone, and with it the copy of revision {number} in store {}", location.store);
-            self.tell(Happening::warning(events::LOCATION_LOST, "Place", note));
         }
     }
 
@@ -63,10 +53,12 @@ impl Draft<'_> {
     }
 
     fn note_retry(&mut self) -> bool {
-        let asked = self.seen.image.metadata.annotations.as_ref().and_then(|all| all.get(identity::ANNOTATION_RETRY));
-        let new = asked.is_some() && asked != self.status.last_handled_retry.as_ref();
+        let annotations = self.seen.image.metadata.annotations.as_ref();
+        let asked = annotations.and_then(|all| all.get(identity::ANNOTATION_RETRY));
+        let asked: Option<String> = asked.map(|value| value.chars().take(MAX_RETRY).collect());
+        let new = asked.is_some() && asked != self.status.last_handled_retry;
         if new {
-            self.status.last_handled_retry = asked.map(|value| value.chars().take(1024).collect());
+            self.status.last_handled_retry = asked;
         }
         new
     }
@@ -83,7 +75,7 @@ impl Draft<'_> {
         if attempt.node.is_some() {
             return self.keep_going(number, wanted);
         }
-        if !self.may_begin(number, missing) {
+        if !self.may_begin(number, wanted, missing) {
             return;
         }
         match self.seen.fleet.choose(&self.demand(number, missing), self.seen.at) {
@@ -104,6 +96,10 @@ impl Draft<'_> {
             // What it was for is no longer wanted; the next look begins anew.
             self.status.attempt = None;
             self.recheck_in(Duration::ZERO);
+            return self.hold(Health::Progressing("the stores have changed".into()));
+        }
+        if self.lacks_references(wanted) {
+            self.status.attempt.iter_mut().for_each(|attempt| attempt.node = None);
             return;
         }
         let known = self.revision(number).map(|revision| revision.digests.clone()).unwrap_or_default();
@@ -111,7 +107,7 @@ impl Draft<'_> {
         self.orders.create.push(order);
     }
 
-    fn may_begin(&mut self, number: i64, missing: &[&WantedStore]) -> bool {
+    fn may_begin(&mut self, number: i64, wanted: &Wanted, missing: &[&WantedStore]) -> bool {
         let attempt = self.status.attempt.clone().unwrap_or_default();
         if let Some(store) = missing.iter().find(|store| !store.writable) {
             let message =
@@ -119,10 +115,14 @@ impl Draft<'_> {
             self.hold(Health::Stalled(reasons::INVALID_CONFIGURATION, message));
             return false;
         }
+        if self.lacks_references(wanted) {
+            return false;
+        }
         if let Some(failure) = &attempt.last_failure {
             if !failure.retryable || attempt.failures >= self.seen.retry.limit {
                 let stalled = self.stalled(&attempt, failure);
                 self.hold(stalled);
+                self.discard_tried(number, &[]);
                 return false;
             }
             let left = attempt.retry_at.as_ref().map_or(Duration::ZERO, |time| until(self.seen.now, time.0));
@@ -142,6 +142,15 @@ impl Draft<'_> {
             return false;
         }
         !self.is_being_vacated(number, missing)
+    }
+
+    /// Whether something is missing that spec refers to and an import needs.
+    fn lacks_references(&mut self, wanted: &Wanted) -> bool {
+        let Err(why) = &wanted.secret else { return false };
+        // Secrets and ConfigMaps are not watched, for the operator may read those it is told of and list none.
+        self.recheck_in(LOOK_AGAIN);
+        self.hold(Health::Stalled(reasons::INVALID_CONFIGURATION, why.clone()));
+        true
     }
 
     /// An earlier attempt still stops, or a removal from the very place is still to be done: both must end first.
@@ -164,12 +173,16 @@ impl Draft<'_> {
         Demand {
             stores: missing.iter().map(|store| (store.name.as_str(), &store.node_selector)).collect(),
             avoid: last.map(|failure| failure.node.as_str()),
+            writes: true,
             exclude: leftovers.filter_map(|item| item.node.as_deref()).collect(),
         }
     }
 
     fn start(&mut self, number: i64, wanted: &Wanted, missing: &[&WantedStore], node: String) {
+        let shared: Vec<_> = missing.iter().filter(|s| s.backend.shared).map(|store| store.name.clone()).collect();
+        self.discard_tried(number, &shared);
         let Some(revision) = self.revision(number) else { return };
+        revision.tried = shared;
         revision.attempts = revision.attempts.saturating_add(1);
         let (ordinal, known) = (revision.attempts, revision.digests.clone());
         let order = import_task(self.seen.image, wanted, missing, &known, (number, ordinal), &node);

@@ -9,6 +9,11 @@ use crate::{
     kube::event::Happening,
 };
 
+/// The reason in the report of an attempt whose task could not be made.
+const TASK_REFUSED: &str = "TaskRefused";
+/// How much is kept of what the API server says, in characters: it repeats what it refuses.
+const MAX_REFUSAL: usize = 2048;
+
 impl Draft<'_> {
     /// Takes over every task that has ended, but for Deletes that failed: those wait where they are (see `cleanup`).
     pub(super) fn settle(&mut self) {
@@ -21,6 +26,25 @@ impl Draft<'_> {
                 (Action::Delete, TaskPhase::Pending | TaskPhase::Running | TaskPhase::Failed) => {}
             }
         }
+        if let Some(why) = self.seen.refused {
+            self.task_refused(why);
+        }
+    }
+
+    /// The API server does not take the attempt's task. That may pass (a quota), or somebody has to change something (a Secret).
+    fn task_refused(&mut self, why: &str) {
+        let node = self.status.attempt.as_ref().and_then(|attempt| attempt.node.clone());
+        let Some(node) = node.filter(|_| self.attempt_task().is_none()) else { return };
+        let why: String = why.chars().take(MAX_REFUSAL).collect();
+        let report = FailureReport {
+            reason: TASK_REFUSED.into(),
+            rule: None,
+            message: format!("the API server does not take the order to the node: {why}"),
+            retryable: true,
+            node,
+            at: self.time(),
+        };
+        self.fail_attempt(report, true);
     }
 
     fn is_attempt(&self, task: &ImageTask) -> bool {
@@ -118,6 +142,7 @@ fn record(revision: &mut Revision, result: ImportResult, locations: Vec<Location
     revision.content_digest = Some(content_digest);
     for location in locations {
         revision.locations.retain(|old| (&old.store, &old.node) != (&location.store, &location.node));
+        revision.tried.retain(|store| *store != location.store);
         revision.locations.push(location);
     }
 }

@@ -1,7 +1,8 @@
 //! Imports that nobody waits for any more, and imports whose node is lost.
 //!
 //! Fencing: before another node gets the next attempt, the task of this one is deleted, and an agent that returns finds it gone. What
-//! it may have left on a disk of its own is put down for cleanup; in a store that others reach, the next attempt's token shuts it out.
+//! it may have left on a disk of its own is put down for cleanup; in a store that others reach, the next attempt's token shuts it out,
+//! and `Revision::tried` remembers it for the case that there is none.
 
 use super::{Draft, phase_of, settle::is_local};
 use crate::{
@@ -27,11 +28,8 @@ impl Draft<'_> {
         let strays: Vec<_> = self.tasks().filter(running).filter(|task| task.metadata.name != current).collect();
         for task in strays {
             match self.liveness(&task.spec.node_name) {
-                Liveness::Live => self.orders.cancel(task),
-                Liveness::Stale | Liveness::Gone => {
-                    let wanted = self.status.revisions.iter().any(|revision| revision.number == task.spec.revision);
-                    self.lose(task, !wanted);
-                }
+                Liveness::Live | Liveness::Silent => self.orders.cancel(task),
+                Liveness::Stale | Liveness::Gone => self.lose(task),
             }
         }
     }
@@ -42,11 +40,11 @@ impl Draft<'_> {
 
     fn give_up_lost_attempt(&mut self) {
         let Some(node) = self.status.attempt.as_ref().and_then(|attempt| attempt.node.clone()) else { return };
-        if self.liveness(&node) == Liveness::Live {
+        if matches!(self.liveness(&node), Liveness::Live | Liveness::Silent) {
             return;
         }
         if let Some(task) = self.attempt_task() {
-            self.lose(task, false);
+            self.lose(task);
         }
         let message = format!("the agent on node {node} stopped renewing its lease, so its work was given up");
         let report =
@@ -55,19 +53,17 @@ impl Draft<'_> {
         self.fail_attempt(report, false);
     }
 
-    /// Takes a task from a node that is not there. `everywhere`: no later attempt will shut it out of stores that others reach.
-    fn lose(&mut self, task: &ImageTask, everywhere: bool) {
+    /// Takes a task from a node that is not there.
+    fn lose(&mut self, task: &ImageTask) {
         self.orders.cancel(task);
         self.orders.remove(task);
         let node = &task.spec.node_name;
-        for target in task.spec.import.iter().flat_map(|order| &order.stores) {
-            if !is_local(target.filesystem.as_ref()) {
-                if everywhere {
-                    self.discard_at(task.spec.revision, &target.name, None);
-                }
-            } else if self.liveness(node) != Liveness::Gone {
-                self.discard_at(task.spec.revision, &target.name, Some(node));
-            }
+        if self.liveness(node) == Liveness::Gone {
+            return;
+        }
+        let targets = task.spec.import.iter().flat_map(|order| &order.stores);
+        for target in targets.filter(|target| is_local(target.filesystem.as_ref())) {
+            self.discard_at(task.spec.revision, &target.name, Some(node));
         }
     }
 }

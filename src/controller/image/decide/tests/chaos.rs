@@ -9,17 +9,19 @@ use std::{
 use proptest::prelude::*;
 
 use super::world::{Reach, World, failure};
-use crate::api::{Action, ImageTask};
+use crate::api::{Action, FilesystemBackend, ImageTask, ImageTaskSpec};
 
 #[derive(Clone, Debug)]
 enum Deed {
     Step,
     Die(Reach),
     Run,
+    Publish(usize),
     Succeed(usize),
     Fail(usize, bool),
     Obey,
     Edit(u8),
+    Choose(usize),
     Pass(u64),
     Silence(usize),
     DeleteTask(usize),
@@ -27,12 +29,17 @@ enum Deed {
 
 const NODES: [&str; 3] = ["a", "b", "c"];
 
-/// What lies on the nodes' disks: revision, store, node.
-type Disks = BTreeSet<(i64, String, String)>;
+/// One store that each node has for itself, and one that all reach.
+const CHOICES: [&[&str]; 3] = [&["fast", "wide"], &["fast"], &["wide"]];
+
+/// What lies in the stores: revision, store, and the node if it is on that one's disk.
+type Disks = BTreeSet<(i64, String, Option<String>)>;
 
 struct Chaos {
     world: World,
     disks: Disks,
+    /// Names of imports that have published something and not said so.
+    published: BTreeSet<String>,
     silent: BTreeSet<&'static str>,
 }
 
@@ -42,12 +49,17 @@ impl Chaos {
             Deed::Step => drop(self.world.step()),
             Deed::Die(reach) => drop(self.world.step_and_die(*reach)),
             Deed::Run => self.world.agent_runs(50),
+            Deed::Publish(at) => self.publish(*at),
             Deed::Succeed(at) => self.end(*at, |world| world.agent_succeeds("blake3:x")),
             Deed::Fail(at, retryable) => self.end(*at, |world| world.agent_fails(&failure("Unavailable", *retryable))),
-            Deed::Obey => self.world.agent_obeys(),
+            Deed::Obey => self.obey(),
             Deed::Edit(version) => {
                 self.world
                     .edit(|spec| spec.source.http.as_mut().unwrap().url = format!("https://images.example/{version}"));
+            }
+            Deed::Choose(choice) => {
+                let stores = CHOICES[choice % CHOICES.len()].iter().map(|name| (*name).to_owned()).collect();
+                self.world.edit(|spec| spec.stores = stores);
             }
             Deed::Pass(seconds) => self.pass(*seconds),
             Deed::Silence(at) => drop(self.silent.insert(NODES[at % NODES.len()])),
@@ -69,16 +81,53 @@ impl Chaos {
         let others = std::mem::replace(&mut self.world.tasks, vec![task]);
         let open = self.world.unfinished().next().is_some();
         how(&mut self.world);
+        let ends = open && self.world.unfinished().next().is_none();
         let task = self.world.tasks[0].clone();
-        if open && task.status.as_ref().is_some_and(|status| status.failure.is_none()) {
-            self.touch_disks(&task);
+        match &task.status {
+            Some(status) if ends && status.failure.is_none() => self.touch_disks(&task),
+            Some(status) if ends && status.failure.is_some() => self.clear_up(&task),
+            _ => {}
         }
         self.world.tasks.extend(others);
     }
 
-    /// Somebody deletes a task by hand. One that has ended well is the only record of what it left, so that is not forgiven.
+    /// Every cancelled task is given up.
+    fn obey(&mut self) {
+        for at in 0..self.world.tasks.len() {
+            self.end(at, World::agent_obeys);
+        }
+    }
+
+    /// An agent is in the middle of its commits, or was killed after them: the data is there, and nobody has said so. It may have been
+    /// cancelled a moment ago.
+    fn publish(&mut self, at: usize) {
+        if self.world.tasks.is_empty() {
+            return;
+        }
+        let task = self.world.tasks[at % self.world.tasks.len()].clone();
+        let ended = task.status.as_ref().and_then(|status| status.phase).unwrap_or_default().is_final();
+        let deaf = self.silent.contains(task.spec.node_name.as_str()) || ended;
+        if task.spec.action == Action::Import && !deaf {
+            self.published.extend(task.metadata.name.clone());
+            self.touch_disks(&task);
+        }
+    }
+
+    /// What an agent does whose import came to nothing: its own disk is in order afterwards, and what others reach it leaves alone.
+    fn clear_up(&mut self, task: &ImageTask) {
+        let spec = &task.spec;
+        for target in spec.import.iter().flat_map(|order| &order.stores) {
+            self.disks.remove(&(spec.revision, target.name.clone(), Some(spec.node_name.clone())));
+        }
+    }
+
+    /// Somebody deletes a task by hand. One that has published is the only record of what it left, so that is not forgiven.
     fn delete_task(&mut self, at: usize) {
-        let open = |task: &ImageTask| task.status.as_ref().is_none_or(|status| status.result.is_none());
+        let published = &self.published;
+        let open = |task: &ImageTask| {
+            let silent = task.metadata.name.as_ref().is_some_and(|name| published.contains(name));
+            !silent && task.status.as_ref().is_none_or(|status| status.result.is_none())
+        };
         let names: Vec<_> =
             self.world.tasks.iter().filter(|task| open(task)).map(|task| task.metadata.name.clone()).collect();
         if !names.is_empty() {
@@ -90,10 +139,10 @@ impl Chaos {
     fn touch_disks(&mut self, task: &ImageTask) {
         let spec = &task.spec;
         for target in spec.import.iter().flat_map(|order| &order.stores) {
-            self.disks.insert((spec.revision, target.name.clone(), spec.node_name.clone()));
+            self.disks.insert((spec.revision, target.name.clone(), node_of(target.filesystem.as_ref(), spec)));
         }
         for target in spec.delete.iter().flat_map(|order| &order.stores) {
-            self.disks.remove(&(spec.revision, target.name.clone(), spec.node_name.clone()));
+            self.disks.remove(&(spec.revision, target.name.clone(), node_of(target.filesystem.as_ref(), spec)));
         }
     }
 
@@ -126,7 +175,7 @@ impl Chaos {
             self.pass(10);
             self.world.step();
             self.check();
-            self.world.agent_obeys();
+            self.obey();
             for at in 0..self.world.tasks.len() {
                 self.end(at, |world| world.agent_succeeds("blake3:x"));
             }
@@ -135,16 +184,23 @@ impl Chaos {
     }
 }
 
+/// The node on whose disk a task's data is.
+fn node_of(backend: Option<&FilesystemBackend>, spec: &ImageTaskSpec) -> Option<String> {
+    backend.is_none_or(|backend| !backend.shared).then(|| spec.node_name.clone())
+}
+
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     let reach = prop_oneof![Just(Reach::Nothing), Just(Reach::Status), Just(Reach::Cancels), Just(Reach::Removals)];
     let deed = prop_oneof![
         6 => Just(Deed::Step),
         4 => reach.prop_map(Deed::Die),
         3 => Just(Deed::Run),
+        2 => any::<usize>().prop_map(Deed::Publish),
         4 => any::<usize>().prop_map(Deed::Succeed),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(at, retryable)| Deed::Fail(at, retryable)),
         2 => Just(Deed::Obey),
         2 => (0..3_u8).prop_map(Deed::Edit),
+        2 => any::<usize>().prop_map(Deed::Choose),
         3 => (1..60_u64).prop_map(Deed::Pass),
         1 => any::<usize>().prop_map(Deed::Silence),
         1 => any::<usize>().prop_map(Deed::DeleteTask),
@@ -157,8 +213,9 @@ proptest! {
 
     #[test]
     fn in_the_end_there_is_one_copy_or_a_reason(deeds in deeds(), delete in any::<bool>()) {
-        let world = World::new(&NODES, &["fast"]);
-        let mut chaos = Chaos { world, disks: Disks::new(), silent: BTreeSet::new() };
+        let mut world = World::new(&NODES, &["fast", "wide"]);
+        world.share_store("wide");
+        let mut chaos = Chaos { world, disks: Disks::new(), published: BTreeSet::new(), silent: BTreeSet::new() };
         deeds.iter().for_each(|deed| chaos.act(deed));
         if delete {
             chaos.world.delete();
@@ -174,13 +231,15 @@ proptest! {
             return Ok(());
         }
         let known: Disks = status.revisions.iter().flat_map(|revision| {
-            revision.locations.iter().map(|l| (revision.number, l.store.clone(), l.node.clone().unwrap()))
+            revision.locations.iter().map(|l| (revision.number, l.store.clone(), l.node.clone()))
         }).collect();
         prop_assert_eq!(&known, &chaos.disks);
-        let copies = usize::from(!known.is_empty());
-        prop_assert_eq!(known.len(), copies, "more than one copy");
+        let kept: BTreeSet<_> = known.iter().map(|(_, store, _)| store.clone()).collect();
+        prop_assert_eq!(known.len(), kept.len(), "more than one copy in a store: {:?}", known);
         let condition = &status.conditions[0];
         let stalled = status.conditions.iter().any(|c| c.type_ == "Stalled");
+        let wanted: BTreeSet<_> = chaos.world.image.spec.stores.iter().cloned().collect();
+        prop_assert!(condition.status != "True" || kept == wanted, "it is not where it shall be: {:?}", known);
         prop_assert!(condition.status == "True" || stalled, "neither ready nor a reason why not: {:?}", condition);
     }
 }

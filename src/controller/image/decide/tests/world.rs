@@ -14,7 +14,7 @@ use super::super::{Decision, Observed, RetryPolicy, decide};
 use crate::{
     api::{
         Image, ImagePhase, ImageSpec, ImageStatus, ImageStore, ImageTask, ImageTaskStatus, ImportResult, Progress,
-        TaskFailure, TaskLocation, TaskPhase, identity,
+        StoreReport, TaskFailure, TaskLocation, TaskPhase, identity,
     },
     controller::{
         fleet::Fleet,
@@ -27,6 +27,8 @@ use crate::{
 };
 
 pub const SHA256: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+const GRACE: Duration = Duration::from_secs(40);
 
 /// How far carrying out a decision comes before the operator dies; see `apply`.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,9 @@ pub struct World {
     pub tasks: Vec<ImageTask>,
     pub stores: BTreeMap<String, Arc<ImageStore>>,
     pub fleet: Fleet,
+    pub references: References,
+    /// What the API server says to tasks that are made, if it takes none.
+    pub refused: Option<String>,
     pub now: Timestamp,
     pub at: Instant,
     pub released: bool,
@@ -60,9 +65,22 @@ impl World {
         let (now, at) = (whole_seconds(Timestamp::now()), Instant::now());
         let mut image = testing::image();
         image.spec.stores = stores.iter().map(|name| (*name).to_owned()).collect();
-        let fleet = Fleet::new(at, Duration::from_secs(40));
+        let fleet = Fleet::new(at, GRACE);
         let stores = BTreeMap::new();
-        let mut world = Self { image, tasks: vec![], stores, fleet, now, at, released: false, uids: 0, told: vec![] };
+        let references = References::default();
+        let mut world = Self {
+            image,
+            tasks: vec![],
+            stores,
+            fleet,
+            references,
+            refused: None,
+            now,
+            at,
+            released: false,
+            uids: 0,
+            told: vec![],
+        };
         for name in world.image.spec.stores.clone() {
             world.add_store(&name);
         }
@@ -88,6 +106,7 @@ impl World {
 
     /// The operator looks, begins to act, and dies.
     pub fn step_and_die(&mut self, reach: Reach) -> bool {
+        self.fleet.confirm(self.at);
         self.told.clear();
         let decision = self.decide();
         self.carry_out(decision, reach)
@@ -95,7 +114,7 @@ impl World {
 
     pub fn decide(&self) -> Decision {
         let stores: Vec<_> = self.stores.values().cloned().collect();
-        let wanted = validate(&self.image, &stores, References::default());
+        let wanted = validate(&self.image, &stores, self.references.clone());
         let backoff = Backoff { base: Duration::from_secs(5), limit: Duration::from_secs(300) };
         decide(&Observed {
             image: &self.image,
@@ -103,6 +122,7 @@ impl World {
             wanted: &wanted,
             stores: &self.stores,
             fleet: &self.fleet,
+            refused: self.refused.as_deref(),
             retry: RetryPolicy { backoff, limit: 5 },
             now: self.now,
             at: self.at,
@@ -177,6 +197,33 @@ impl World {
 
     pub fn add_store(&mut self, name: &str) {
         self.stores.insert(name.to_owned(), Arc::new(testing::store(name)));
+        let nodes: Vec<_> = self.fleet.nodes().cloned().collect();
+        nodes.iter().for_each(|node| self.report(node));
+    }
+
+    /// The agent on `node` reports that it reaches all stores.
+    fn report(&mut self, node: &str) {
+        let report = |name: &String| StoreReport {
+            name: name.clone(),
+            observed_generation: 1,
+            ready: true,
+            message: String::new(),
+            capacity: None,
+            available: None,
+            probed_at: Time(self.now),
+        };
+        let reports: Vec<_> = self.stores.keys().map(report).collect();
+        self.fleet.observe_reports(node, Some(&reports));
+    }
+
+    /// Another operator takes over, and all it has of the agents on `nodes` are leases that are `age` old.
+    pub fn change_operator(&mut self, nodes: &[&str], age: Duration) {
+        self.fleet = Fleet::new(self.at, GRACE);
+        let renewed = self.now.checked_sub(jiff::SignedDuration::try_from(age).unwrap()).unwrap();
+        for node in nodes {
+            self.fleet.observe_lease(&lease(node, renewed), self.at, self.now);
+            self.report(node);
+        }
     }
 
     pub fn change_store(&mut self, name: &str, change: impl FnOnce(&mut ImageStore)) {
@@ -194,6 +241,7 @@ impl World {
 
     pub fn renew(&mut self, node: &str) {
         self.fleet.observe_lease(&lease(node, self.now), self.at, self.now);
+        self.report(node);
     }
 
     pub fn delete_lease(&mut self, node: &str) {
@@ -274,7 +322,11 @@ impl World {
 fn lease(node: &str, now: Timestamp) -> Lease {
     let annotations = [(identity::ANNOTATION_NODE.to_owned(), node.to_owned())].into();
     Lease {
-        metadata: ObjectMeta { annotations: Some(annotations), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(identity::agent_lease_name(node)),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        },
         spec: Some(LeaseSpec {
             lease_duration_seconds: Some(40),
             renew_time: Some(MicroTime(now)),
