@@ -10,7 +10,7 @@ use super::{
     Output, Progress, Stage, Transfer,
     deliver::WrittenFile,
     intake::{Intake, check_length},
-    publish::{join_sinks, open_sinks, publish, remove_all},
+    publish::{join_sinks, open_sinks, publish, remove_all, remove_differing},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -104,11 +104,16 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
     if let Some(imported) = adopt(job).await? {
         return Ok(imported);
     }
-    match attempt(job, Keep::Unread, progress, cancel).await {
+    let result = match attempt(job, Keep::Unread, progress, cancel).await {
         Err(error) if error.kind() == Kind::NeedsSpill => {
             tracing::info!(source = job.source.describe(), %error, "starting over with the whole stream kept on disk");
             attempt(job, Keep::All, progress, cancel).await
         }
+        result => result,
+    };
+    match result {
+        // Published since it was looked for at the beginning, by an earlier attempt that was slow.
+        Err(error) if error.kind() == Kind::AlreadyExists => adopt(job).await?.ok_or(error),
         result => result,
     }
 }
@@ -136,7 +141,8 @@ async fn adopt(job: &Import) -> Result<Option<Imported>> {
         manifest: image.manifest,
     };
     let verified = Verified::try_from(evidence)?;
-    let published = published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
+    let published: Vec<_> = published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
+    remove_differing(job, verified.content_digest(), &published).await?;
     Ok(Some(imported(&verified, published)))
 }
 
@@ -164,7 +170,7 @@ async fn attempt(job: &Import, keep: Keep, progress: &Arc<Progress>, cancel: &Ca
     let (files, evidence) = receive(job, keep, opened, outputs, progress, cancel.child_token()).await?;
     let sinks = join_sinks(files, job.require_all, &mut published).await?;
     progress.enter(Stage::Publishing);
-    let verified = match verify(evidence, job.permit.as_deref()).await {
+    let verified = match verify(job, evidence, &published).await {
         Ok(verified) => verified,
         Err(error) => {
             remove_all(sinks).await;
@@ -202,11 +208,12 @@ async fn receive(
     }
 }
 
-/// The two conditions for publishing: the bytes are right, and the work is still ours.
-async fn verify(evidence: Evidence, permit: Option<&dyn Permit>) -> Result<Verified> {
+/// The three conditions for publishing: the bytes are right, the work is still ours, and what is published already is the same.
+async fn verify(job: &Import, evidence: Evidence, published: &[Published]) -> Result<Verified> {
     let verified = Verified::try_from(evidence)?;
-    if let Some(permit) = permit {
+    if let Some(permit) = &job.permit {
         permit.permit().await?;
     }
+    remove_differing(job, verified.content_digest(), published).await?;
     Ok(verified)
 }

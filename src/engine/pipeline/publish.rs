@@ -8,7 +8,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     format,
-    model::{OutputFormat, Verified},
+    model::{Digest, OutputFormat, Verified},
 };
 
 /// A sink with all its bytes, and the length of its file.
@@ -83,6 +83,35 @@ pub async fn join_sinks(
             Err(error)
         }
     }
+}
+
+/// Makes sure that what earlier attempts published is what came now: the source may have been replaced since. What differs is
+/// removed, so that one revision never means two things.
+///
+/// # Errors
+/// `Changed` if anything differed: the next attempt brings the same to every store. What the permit says before each removal.
+pub async fn remove_differing(job: &Import, content: &Digest, published: &[Published]) -> Result<()> {
+    let mut differing = Vec::new();
+    for Target { store, .. } in &job.targets {
+        let earlier = published.iter().filter(|published| published.store == store.name());
+        let stats = earlier.filter_map(|published| published.result.as_ref().ok());
+        if stats.map(|stat| stat.image.manifest.root()).any(|found| found != *content) {
+            if let Some(permit) = &job.permit {
+                permit.permit().await?;
+            }
+            store.delete(&job.key, job.attempt).await.map_err(|e| e.context(format!("store {}", store.name())))?;
+            differing.push(store.name());
+        }
+    }
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "store {} held other bytes, of an earlier attempt, than the source has now; they are removed, and the next attempt brings \
+         the same to every store. Declare a checksum if the source must not change",
+        differing.join(", ")
+    );
+    Err(Error::new(Kind::Changed, message))
 }
 
 /// Removes what was written.

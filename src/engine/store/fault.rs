@@ -91,8 +91,8 @@ impl Store for FaultyStore {
         self.inner.stat(key).await
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<()> {
-        self.inner.delete(key).await
+    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
+        self.inner.delete(key, attempt).await
     }
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {

@@ -55,11 +55,12 @@ pub trait Store: Send + Sync {
     /// `NotFound`, `Unavailable`.
     async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat>;
 
-    /// Removes a published object and every leftover of unfinished sinks for `key`. Removing what is not there succeeds.
+    /// Removes what `attempt` or an earlier one published for `key`, and every leftover of their sinks; from then on none of
+    /// these can publish. Removing what is not there succeeds. Works also when the store is full.
     ///
     /// # Errors
-    /// `Conflict` if it is in use, `Unavailable`.
-    async fn delete(&self, key: &ObjectKey) -> Result<()>;
+    /// `Conflict` if a higher attempt has begun or published: nothing is removed then. `Unavailable`.
+    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()>;
 
     /// All that the store holds, published or not.
     ///

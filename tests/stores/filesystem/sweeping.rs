@@ -82,7 +82,7 @@ async fn beginning_and_deleting_collect_the_leftovers_of_their_key() {
     assert_eq!(objects(folder.path()).len(), 2);
     sink.abort().await.unwrap();
     assert_eq!(objects(folder.path()), [other]);
-    store.delete(&key(2)).await.unwrap();
+    store.delete(&key(2), 1).await.unwrap();
     assert!(objects(folder.path()).is_empty());
 }
 
@@ -94,8 +94,8 @@ async fn fences_go_when_nothing_is_left_to_fence() {
     for revision in 1..=3 {
         publish(&store, &key(revision), 0, &[]).await;
     }
-    store.delete(&key(2)).await.unwrap();
-    store.delete(&key(3)).await.unwrap();
+    store.delete(&key(2), 1).await.unwrap();
+    store.delete(&key(3), 1).await.unwrap();
     set_age(&fences.join(key(1).to_string()), 2 * HOUR);
     set_age(&fences.join(key(2).to_string()), 2 * HOUR);
     store.sweep(HOUR).await.unwrap();
