@@ -37,6 +37,8 @@ fn fleet(nodes: &[&str], now: Instant) -> Fleet {
 
 fn report(store: &str, ready: bool) -> StoreReport {
     StoreReport {
+        uid: None,
+        id: None,
         name: store.into(),
         observed_generation: 1,
         ready,

@@ -17,7 +17,7 @@ use crate::{
     io::Keep,
     model::{ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Received, Verified},
     source::{Opened, Source},
-    store::{ObjectStat, Store},
+    store::{ObjectStat, Store, answer},
 };
 
 /// A store that gets the image, and how it wants it.
@@ -101,7 +101,7 @@ pub struct Published {
 /// The first thing that went wrong; its kind says whether trying again may help. Nothing unverified is published and nothing
 /// unpublished stays behind.
 pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &CancellationToken) -> Result<Imported> {
-    if let Some(imported) = adopt(job).await? {
+    if let Some(imported) = adopt(job, cancel).await? {
         return Ok(imported);
     }
     let result = match attempt(job, Keep::Unread, progress, cancel).await {
@@ -113,16 +113,16 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
     };
     match result {
         // Published since it was looked for at the beginning, by an earlier attempt that was slow.
-        Err(error) if error.kind() == Kind::AlreadyExists => adopt(job).await?.ok_or(error),
+        Err(error) if error.kind() == Kind::AlreadyExists => adopt(job, cancel).await?.ok_or(error),
         result => result,
     }
 }
 
 /// The result of an earlier attempt that ended between publishing and reporting: every target holds the object.
-async fn adopt(job: &Import) -> Result<Option<Imported>> {
+async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Imported>> {
     let mut published = Vec::new();
     for Target { store, .. } in &job.targets {
-        match store.stat(&job.key).await {
+        match answer(store.name(), "looking for the image", cancel, store.stat(&job.key)).await {
             Ok(stat) => published.push((store.name().to_owned(), stat)),
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error.context(format!("store {}", store.name()))),
@@ -142,7 +142,7 @@ async fn adopt(job: &Import) -> Result<Option<Imported>> {
     };
     let verified = Verified::try_from(evidence)?;
     let published: Vec<_> = published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
-    remove_differing(job, verified.content_digest(), &published).await?;
+    remove_differing(job, verified.content_digest(), &published, cancel).await?;
     Ok(Some(imported(&verified, published)))
 }
 
@@ -165,12 +165,12 @@ async fn attempt(job: &Import, keep: Keep, progress: &Arc<Progress>, cancel: &Ca
     };
     check_length(opened.length, &job.limits)?;
     progress.expect(opened.length);
-    let (outputs, mut published) = open_sinks(job).await?;
+    let (outputs, mut published) = open_sinks(job, cancel).await?;
     progress.enter(Stage::Transferring);
     let (files, evidence) = receive(job, keep, opened, outputs, progress, cancel.child_token()).await?;
     let sinks = join_sinks(files, job.require_all, &mut published).await?;
     progress.enter(Stage::Publishing);
-    let verified = match verify(job, evidence, &published).await {
+    let verified = match verify(job, evidence, &published, cancel).await {
         Ok(verified) => verified,
         Err(error) => {
             remove_all(sinks).await;
@@ -209,11 +209,16 @@ async fn receive(
 }
 
 /// The three conditions for publishing: the bytes are right, the work is still ours, and what is published already is the same.
-async fn verify(job: &Import, evidence: Evidence, published: &[Published]) -> Result<Verified> {
+async fn verify(
+    job: &Import,
+    evidence: Evidence,
+    published: &[Published],
+    cancel: &CancellationToken,
+) -> Result<Verified> {
     let verified = Verified::try_from(evidence)?;
     if let Some(permit) = &job.permit {
         permit.permit().await?;
     }
-    remove_differing(job, verified.content_digest(), published).await?;
+    remove_differing(job, verified.content_digest(), published, cancel).await?;
     Ok(verified)
 }

@@ -11,6 +11,7 @@
 //! `tests/stores` holds the conformance suite that every one of them passes.
 
 mod data_file;
+mod deadline;
 pub mod discard;
 pub mod fault;
 pub mod filesystem;
@@ -24,6 +25,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use deadline::answer;
+
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, StoredImage, Verified},
@@ -34,6 +37,11 @@ use crate::{
 pub trait Store: Send + Sync {
     /// The ImageStore's name, for messages.
     fn name(&self) -> &str;
+
+    /// Which back end it is, so that another one in its place is noticed; `None` where nothing tells.
+    fn id(&self) -> Option<String> {
+        None
+    }
 
     /// Begins to write `key` under a private name. `attempt` is the fencing token: once a sink with a higher attempt exists
     /// for `key`, one with a lower attempt can no longer publish. Of two sinks with the same attempt, the one created last
@@ -72,7 +80,7 @@ pub trait Store: Send + Sync {
     /// it. Published objects are never touched. Returns the names of what was removed.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`, and what stood in the way of removing single ones; the others are removed then.
     async fn sweep(&self, older_than: Duration) -> Result<Vec<String>>;
 
     /// Whether the store can be read and written now; cheap.

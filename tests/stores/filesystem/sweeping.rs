@@ -103,3 +103,16 @@ async fn fences_go_when_nothing_is_left_to_fence() {
     assert_eq!(names(&fences), [key(1).to_string(), key(3).to_string()]);
     assert_eq!(refused(store.create(&key(3), 0, OutputFormat::RAW).await.map(|_| ())), Kind::Conflict);
 }
+
+#[tokio::test]
+async fn what_cannot_be_removed_does_not_keep_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let names: Vec<_> = (1..=3).map(|revision| leave_partial(folder.path(), revision, 2 * HOUR)).collect();
+    // Deeper than the store removes: nothing of its own looks like this.
+    fs::create_dir_all(folder.path().join(&names[1]).join("a/b/c/d/e/f/g/h/i/j")).unwrap();
+    set_age(&folder.path().join(&names[1]), 2 * HOUR);
+    let error = store.sweep(HOUR).await.unwrap_err();
+    assert!(error.to_string().contains("1 leftovers") && error.to_string().contains(&names[1]), "{error}");
+    assert_eq!(objects(folder.path()), [names[1].clone()]);
+}

@@ -125,6 +125,13 @@ impl<'a> Fence<'a> {
         }
     }
 
+    /// Length of the fence's file in bytes: it grows with everything that happens to the key.
+    pub(super) fn length(&self) -> Result<i64> {
+        let stat = rustix::fs::fstat(&self.file);
+        stat.map(|stat| stat.st_size)
+            .map_err(|errno| self.place.error(&format!("looking at the fence of {}", self.key), errno))
+    }
+
     /// Removes the fence, for a key of which nothing is left.
     pub(super) fn remove(self) -> Result<()> {
         let name = layout::object_name(self.key);

@@ -92,6 +92,10 @@ impl Store for FilesystemStore {
         self.place.name()
     }
 
+    fn id(&self) -> Option<String> {
+        Some(self.place.id().to_string())
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         let key = key.clone();
         self.with_place(move |place| {
