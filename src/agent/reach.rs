@@ -388,7 +388,7 @@ mod tests {
         let mut store = ImageStore::new("a", crate::api::ImageStoreSpec::default());
         let seen = StoreReport { id: Some("seen".to_owned()), ..report("a", false, 0) };
         let reports = BTreeMap::from([("a".to_owned(), seen)]);
-        let id = |store: &ImageStore, reports| subject(store, reports).unwrap().id;
+        let id = |store: &ImageStore, reports: &BTreeMap<_, _>| subject(store, reports).unwrap().id;
         assert_eq!(id(&store, &BTreeMap::new()), None);
         assert_eq!(id(&store, &reports).as_deref(), Some("seen"));
         store.status = Some(crate::api::ImageStoreStatus { id: Some("agreed".to_owned()), ..Default::default() });

@@ -259,3 +259,40 @@ impl Crew {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tower::{BoxError, service_fn};
+
+    use super::*;
+
+    /// An API server that refuses the first `refusals` requests.
+    fn client(refusals: u32) -> Client {
+        let asked = Arc::new(AtomicU32::new(0));
+        let answer = move |_: Request<Body>| {
+            let refused = asked.fetch_add(1, Ordering::SeqCst) < refusals;
+            let (code, body) = if refused {
+                (403, serde_json::json!({ "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403 }))
+            } else {
+                (200, serde_json::json!({ "kind": "PartialObjectMetadata", "metadata": { "name": "n", "uid": "u" } }))
+            };
+            let answer = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+            std::future::ready(answer.map_err(BoxError::from))
+        };
+        Client::new(service_fn(answer), "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_does_not_know_all_rights_yet_is_asked_again() {
+        let stop = CancellationToken::new();
+        for refusals in [0, 1, REFUSALS] {
+            let owner = owner(&client(refusals), "n", &stop).await.unwrap();
+            assert_eq!(owner.map(|owner| owner.uid).as_deref(), Some("u"), "{refusals}");
+        }
+        assert!(owner(&client(u32::MAX), "n", &stop).await.unwrap().is_none(), "no rights at all: it works without");
+    }
+}

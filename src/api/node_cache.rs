@@ -83,7 +83,7 @@ pub struct StoreReport {
     /// Which store the back end is, by its own mark, as last seen from here. Kept while it cannot be reached, so that what is found in
     /// its place is not taken for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = STORE_ID_PATTERN))]
+    #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub id: Option<String>,
     /// Whether it can be read from here now, and written unless it is full.
     pub ready: bool,

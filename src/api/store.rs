@@ -116,7 +116,7 @@ pub struct ImageStoreStatus {
     /// Which store it is, by its own mark, if it is one and the same on every node: as the first agent that reached it found it. A node
     /// that finds another does not reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = STORE_ID_PATTERN))]
+    #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub id: Option<String>,
     /// Whether this store keeps Images that name none.
     #[serde(default)]

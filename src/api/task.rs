@@ -189,7 +189,7 @@ pub struct StoreTarget {
     pub output: Output,
     /// Which store the agent must find there, by its own mark; absent if none was seen there yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = STORE_ID_PATTERN))]
+    #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub store_id: Option<String>,
     /// A folder on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -218,7 +218,7 @@ pub struct DeleteTarget {
     pub name: String,
     /// Which store the agent must find there, by its own mark; absent if none was seen there yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = STORE_ID_PATTERN))]
+    #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub store_id: Option<String>,
     /// A folder on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,7 @@
 //! Decisions, one situation after another, in a world without a cluster.
 
 mod chaos;
+mod orders;
 mod world;
 
 use std::time::Duration;
