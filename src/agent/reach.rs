@@ -378,7 +378,9 @@ mod tests {
 
     #[test]
     fn more_stores_than_can_be_reported_are_left_out() {
-        let store = |number| (format!("s{number:02}"), ImageStore::new(&format!("s{number:02}"), Default::default()));
+        let store = |number| {
+            (format!("s{number:02}"), ImageStore::new(&format!("s{number:02}"), crate::api::ImageStoreSpec::default()))
+        };
         let known: BTreeMap<_, _> = (0..70).map(store).collect();
         assert_eq!(subjects(&known, None, &BTreeMap::new()).len(), MAX_STORES);
     }
@@ -391,7 +393,10 @@ mod tests {
         let id = |store: &ImageStore, reports: &BTreeMap<_, _>| subject(store, reports).unwrap().id;
         assert_eq!(id(&store, &BTreeMap::new()), None);
         assert_eq!(id(&store, &reports).as_deref(), Some("seen"));
-        store.status = Some(crate::api::ImageStoreStatus { id: Some("agreed".to_owned()), ..Default::default() });
+        store.status = Some(crate::api::ImageStoreStatus {
+            id: Some("agreed".to_owned()),
+            ..crate::api::ImageStoreStatus::default()
+        });
         assert_eq!(id(&store, &reports).as_deref(), Some("agreed"));
     }
 }
