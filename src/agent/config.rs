@@ -15,7 +15,7 @@ pub struct Config {
     pub node: String,
     /// Where ImageTasks, their Secrets and Leases are.
     pub namespace: String,
-    /// A folder of the agent's own on the node: lock, spill files, what it remembers of stores.
+    /// A folder of the agent's own on the node: its lock and spill files.
     pub work_dir: PathBuf,
     /// Folders below which stores may lie. Who may write ImageStores must not thereby write anywhere on the node.
     pub store_roots: Vec<PathBuf>,

@@ -15,7 +15,8 @@ pub fn describe(error: &Error) -> TaskFailure {
         reason: reason(error.kind()).to_owned(),
         rule: error.violation().map(|violation| violation.rule.to_string()),
         message: shorten(&error.to_string(), MAX_MESSAGE),
-        retryable: error.is_retryable(),
+        // An attempt that was overtaken, or whose leftovers were removed before it began again, is no reason for the next to fail.
+        retryable: error.is_retryable() || error.kind() == Kind::Conflict,
     }
 }
 
@@ -78,6 +79,7 @@ mod tests {
         assert_eq!(failure.reason, "Unavailable");
         assert_eq!((failure.rule, failure.message.as_str()), (None, "importing: the server is away"));
         assert!(failure.retryable);
+        assert!(describe(&Error::new(Kind::Conflict, "overtaken by attempt 2")).retryable);
     }
 
     #[test]

@@ -11,12 +11,12 @@ use vitrine_engine::{
     model::{Digest, ObjectKey, OutputFormat},
     pipeline::{Import, Imported, Permit, Published, Target},
     source::{HttpConfig, HttpSource, fetch_checksum, file_name},
-    store::ObjectStat,
+    store::{self, ObjectStat},
 };
 
-use super::{rate::signed, request, workplace::Workplace};
+use super::{rate::signed, request, stores::Place, workplace::Workplace};
 use crate::api::{
-    ImageTaskSpec, ImportOrder, ImportResult, Output, TaskHttp, TaskLocation,
+    ImageTaskSpec, ImportOrder, ImportResult, Output, StoreTarget, TaskHttp, TaskLocation,
     identity::{SECRET_CA_KEY, SECRET_HEADER_PREFIX},
 };
 
@@ -59,8 +59,8 @@ pub async fn prepare(
         container_format: order.container_format,
         checksums,
         key: key(spec)?,
-        attempt: attempt(spec)?,
-        targets: targets(place, order).await?,
+        attempt: token(spec.attempt)?,
+        targets: targets(place, order, stop).await?,
         require_all: true,
         permit: Some(permit),
         limits: place.config.limits.clone(),
@@ -69,18 +69,38 @@ pub async fn prepare(
     })
 }
 
-fn attempt(spec: &ImageTaskSpec) -> Result<u32> {
-    let wrong = |e| Error::with_source(Kind::InvalidInput, format!("attempt {}", spec.attempt), e);
-    u32::try_from(spec.attempt).map_err(wrong)
+/// The attempt as a fencing token.
+///
+/// # Errors
+/// `InvalidInput` if it cannot be one.
+pub fn token(attempt: i64) -> Result<u32> {
+    u32::try_from(attempt).map_err(|e| Error::with_source(Kind::InvalidInput, format!("attempt {attempt}"), e))
 }
 
-async fn targets(place: &Workplace, order: &ImportOrder) -> Result<Vec<Target>> {
+async fn targets(place: &Workplace, order: &ImportOrder, stop: &CancellationToken) -> Result<Vec<Target>> {
     let mut targets = Vec::with_capacity(order.stores.len());
     for target in &order.stores {
-        let store = place.stores.open(&target.name, target.filesystem.as_ref()).await?;
+        let opened = store::answer(&target.name, "opening it", stop, place.stores.open(named(target))).await;
+        let store = opened.map_err(|error| here(place, error))?;
         targets.push(Target { store, output: output_format(&target.output)? });
     }
     Ok(targets)
+}
+
+/// The store as the task names it.
+pub fn named(target: &StoreTarget) -> Place<'_> {
+    Place { name: &target.name, filesystem: target.filesystem.as_ref(), id: target.store_id.as_deref() }
+}
+
+/// A store that cannot be opened says something about this node: another one may well have it.
+pub fn here(place: &Workplace, error: Error) -> Error {
+    let node = &place.config.node;
+    match error.kind() {
+        Kind::Denied | Kind::InvalidInput | Kind::NotFound => {
+            Error::with_source(Kind::Unavailable, format!("on node {node}"), error)
+        }
+        _ => error.context(format!("on node {node}")),
+    }
 }
 
 async fn secret(place: &Workplace, http: &TaskHttp, stop: &CancellationToken) -> Result<Option<Secret>> {

@@ -20,6 +20,7 @@ mod failure;
 mod heartbeat;
 mod import;
 mod permit;
+mod probe;
 mod queue;
 mod rate;
 mod reach;

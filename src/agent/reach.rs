@@ -7,11 +7,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use k8s_openapi::{
-    api::core::v1::Node,
-    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -23,25 +19,19 @@ use kube::{
 };
 use serde_json::json;
 use tokio::{
-    task::{AbortHandle, JoinSet},
+    task::AbortHandle,
     time::{Instant, MissedTickBehavior},
 };
-use vitrine_engine::error::{Error, Kind, Result};
 
 use super::{
-    FIELD_MANAGER, failure,
-    rate::signed,
+    FIELD_MANAGER,
+    probe::{self, Probes, Subject},
     request::{self, RequestError},
-    stores::Stores,
+    stores::{Place, Stores},
     view::Pauses,
 };
-use crate::api::{AgentInfo, FilesystemBackend, ImageStore, NodeCache, NodeCacheSpec, StoreReport};
+use crate::api::{AgentInfo, ImageStore, NodeCache, NodeCacheSpec, StoreReport};
 
-/// How long a store may take to answer a probe before it counts as not ready. Local disks answer in milliseconds; a network file
-/// system whose server is away never does.
-const PROBE_DEADLINE: Duration = Duration::from_secs(10);
-/// Longest message of a report, in characters: the bound in the definition of NodeCache.
-const MAX_MESSAGE: usize = 1024;
 /// Reports kept at most: the bound in the definition of NodeCache.
 const MAX_STORES: usize = 64;
 /// Room that must have come or gone, as a part of the capacity (1/100), to be worth a write by itself.
@@ -61,29 +51,23 @@ pub struct Reach {
     caches: Api<NodeCache>,
     owner: Option<OwnerReference>,
     interval: Duration,
-    /// Probes that have not answered; a store with one is not asked again.
-    probing: BTreeMap<String, AbortHandle>,
+    probes: Probes,
+    /// The sweeps under way: one that hangs is not begun again.
+    sweeps: BTreeMap<String, AbortHandle>,
     reports: BTreeMap<String, StoreReport>,
     written: Option<(Instant, Vec<StoreReport>)>,
     swept: Instant,
 }
 
-/// What is probed of a store.
-#[derive(Clone, Debug)]
-struct Subject {
-    name: String,
-    generation: i64,
-    filesystem: Option<FilesystemBackend>,
-}
-
 impl Reach {
-    /// For the agent `agent` on `node`, probing every `interval`.
+    /// For the agent `agent` on `node`, probing every `interval`. `before` is what an earlier agent reported of this node.
     pub fn new(
         client: &Client,
         node: &str,
         agent: AgentInfo,
         owner: Option<OwnerReference>,
         stores: Arc<Stores>,
+        before: Vec<StoreReport>,
         interval: Duration,
     ) -> Self {
         Self {
@@ -95,8 +79,9 @@ impl Reach {
             caches: Api::all(client.clone()),
             owner,
             interval,
-            probing: BTreeMap::new(),
-            reports: BTreeMap::new(),
+            probes: Probes::default(),
+            sweeps: BTreeMap::new(),
+            reports: before.into_iter().map(|report| (report.name.clone(), report)).collect(),
             written: None,
             swept: Instant::now(),
         }
@@ -109,7 +94,6 @@ impl Reach {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut known, mut incoming) = (None, BTreeMap::new());
-        let mut probes: JoinSet<StoreReport> = JoinSet::new();
         loop {
             tokio::select! {
                 event = events.next() => match event {
@@ -124,47 +108,59 @@ impl Reach {
                     }
                     None => return,
                 },
-                Some(answer) = probes.join_next() => {
-                    if let Ok(report) = answer {
-                        self.reports.insert(report.name.clone(), report);
-                    }
-                    self.write_when_all_answered(&probes).await;
+                Some(report) = self.probes.next() => {
+                    self.hear(report);
+                    self.write_when_all_answered().await;
                     continue;
                 }
                 _ = ticks.tick() => {}
             }
             if let Some(known) = &known {
-                self.look(known, &mut probes).await;
-                self.write_when_all_answered(&probes).await;
+                self.look(known).await;
+                self.write_when_all_answered().await;
             }
         }
     }
 
     /// Begins to probe every store of this node.
-    async fn look(&mut self, known: &BTreeMap<String, ImageStore>, probes: &mut JoinSet<StoreReport>) {
-        self.stores.forget_all_but(|name| known.contains_key(name));
+    async fn look(&mut self, known: &BTreeMap<String, ImageStore>) {
+        let is_current = |name: &str, uid: Option<&str>| {
+            known.get(name).is_some_and(|store| uid.is_none() || store.metadata.uid.as_deref() == uid)
+        };
+        self.stores.forget_all_but(is_current);
+        self.reports.retain(|name, report| is_current(name, report.uid.as_deref()));
         let labels = self.labels().await;
-        let sweep = self.swept.elapsed() >= SWEEP_INTERVAL;
-        if sweep {
-            self.swept = Instant::now();
-        }
-        let subjects: Vec<_> =
-            known.values().filter(|store| matches(store, labels.as_ref())).filter_map(subject).collect();
+        let subjects = subjects(known, labels.as_ref(), &self.reports);
         let names: BTreeSet<_> = subjects.iter().map(|subject| subject.name.clone()).collect();
         self.reports.retain(|name, _| names.contains(name));
-        for subject in subjects.into_iter().take(MAX_STORES) {
-            if self.probing.get(&subject.name).is_some_and(|probe| !probe.is_finished()) {
-                continue;
-            }
-            let name = subject.name.clone();
-            let handle = probes.spawn(probe(self.stores.clone(), subject, sweep));
-            self.probing.insert(name, handle);
+        if self.swept.elapsed() >= SWEEP_INTERVAL {
+            self.swept = Instant::now();
+            subjects.iter().for_each(|subject| self.sweep(subject));
+        }
+        for subject in subjects {
+            let look = probe::look(self.stores.clone(), subject.clone());
+            self.probes.begin(subject, look);
         }
     }
 
+    fn sweep(&mut self, subject: &Subject) {
+        if self.sweeps.get(&subject.name).is_none_or(AbortHandle::is_finished) {
+            let sweep = tokio::spawn(sweep(self.stores.clone(), subject.clone()));
+            self.sweeps.insert(subject.name.clone(), sweep.abort_handle());
+        }
+    }
+
+    /// Takes over an answer. It may be of a store that is gone by now; the next look forgets it.
+    fn hear(&mut self, report: StoreReport) {
+        if let Some(id) = &report.id {
+            self.stores.remember(&report.name, report.uid.as_deref(), id);
+        }
+        self.reports.insert(report.name.clone(), report);
+    }
+
     /// One write for all that is probed at the same time. Probes have a deadline, so this does not wait for ever.
-    async fn write_when_all_answered(&mut self, probes: &JoinSet<StoreReport>) {
-        if probes.is_empty()
+    async fn write_when_all_answered(&mut self) {
+        if self.probes.is_idle()
             && let Err(error) = self.write().await
         {
             tracing::warn!(%error, "reporting this node's stores failed");
@@ -218,7 +214,8 @@ impl Reach {
     }
 }
 
-/// Follows the watch. True if stores should be looked at again: the operator's writes to their status are no reason.
+/// Follows the watch. True if stores should be looked at again: what the operator writes to their status is no reason, but for which
+/// store it is.
 fn follow(
     event: Event<ImageStore>,
     known: &mut Option<BTreeMap<String, ImageStore>>,
@@ -239,12 +236,24 @@ fn follow(
             true
         }
         Event::Apply(store) => {
-            let generation = store.metadata.generation;
+            let id = |store: &ImageStore| store.status.as_ref().and_then(|status| status.id.clone());
+            let (generation, id_now) = (store.metadata.generation, id(&store));
             let last = known.get_or_insert_default().insert(name(&store), store);
-            last.is_none_or(|last| last.metadata.generation != generation)
+            last.is_none_or(|last| last.metadata.generation != generation || id(&last) != id_now)
         }
         Event::Delete(store) => known.get_or_insert_default().remove(&name(&store)).is_some(),
     }
+}
+
+/// What to probe on a node with `labels`. Stores beyond the bound are left out altogether: with one report too many, none could be
+/// written.
+fn subjects(
+    known: &BTreeMap<String, ImageStore>,
+    labels: Option<&BTreeMap<String, String>>,
+    reports: &BTreeMap<String, StoreReport>,
+) -> Vec<Subject> {
+    let here = known.values().filter(|store| matches(store, labels));
+    here.take(MAX_STORES).filter_map(|store| subject(store, reports)).collect()
 }
 
 /// Whether the store is one of a node with `labels`.
@@ -252,41 +261,31 @@ fn matches(store: &ImageStore, labels: Option<&BTreeMap<String, String>>) -> boo
     labels.is_none_or(|labels| store.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
 }
 
-fn subject(store: &ImageStore) -> Option<Subject> {
+/// What to probe of `store`. Which one it must be says the ImageStore if it is the same everywhere, else what was seen here before.
+fn subject(store: &ImageStore, reports: &BTreeMap<String, StoreReport>) -> Option<Subject> {
+    let name = store.metadata.name.clone()?;
+    let shared = store.status.as_ref().and_then(|status| status.id.clone());
+    let seen = || reports.get(&name).and_then(|report| report.id.clone());
     Some(Subject {
-        name: store.metadata.name.clone()?,
+        id: shared.or_else(seen),
+        name,
+        uid: store.metadata.uid.clone(),
         generation: store.metadata.generation.unwrap_or_default(),
         filesystem: store.spec.filesystem.clone(),
     })
 }
 
-async fn probe(stores: Arc<Stores>, subject: Subject, sweep: bool) -> StoreReport {
-    let Subject { name, generation, filesystem } = subject;
-    let look = async {
-        let store = stores.open(&name, filesystem.as_ref()).await?;
-        store.probe().await?;
-        if sweep {
-            store.sweep(SWEEP_INTERVAL).await?;
-        }
-        store.capacity().await
+/// Removes old leftovers. Nobody waits for it, and what goes wrong says nothing of whether the store can be used.
+async fn sweep(stores: Arc<Stores>, subject: Subject) {
+    let Subject { name, filesystem, id, .. } = &subject;
+    let swept = async {
+        let place = Place { name, filesystem: filesystem.as_ref(), id: id.as_deref() };
+        stores.open(place).await?.sweep(SWEEP_INTERVAL).await
     };
-    let result = tokio::time::timeout(PROBE_DEADLINE, look).await.unwrap_or_else(|_| {
-        let message =
-            format!("store {name} has not answered for {} s: is its volume mounted?", PROBE_DEADLINE.as_secs());
-        Err(Error::new(Kind::Unavailable, message))
-    });
-    let (ready, message, capacity) = match result {
-        Ok(capacity) => (true, String::new(), capacity),
-        Err(error) => (false, failure::shorten(&error.to_string(), MAX_MESSAGE), None),
-    };
-    StoreReport {
-        name,
-        observed_generation: generation,
-        ready,
-        message,
-        capacity: capacity.map(|capacity| signed(capacity.total)),
-        available: capacity.map(|capacity| signed(capacity.available)),
-        probed_at: Time(Timestamp::now()),
+    match swept.await {
+        Ok(names) if names.is_empty() => {}
+        Ok(names) => tracing::info!(store = name, ?names, "removed old leftovers"),
+        Err(error) => tracing::warn!(store = name, %error, "old leftovers stay behind"),
     }
 }
 
@@ -294,9 +293,8 @@ async fn probe(stores: Arc<Stores>, subject: Subject, sweep: bool) -> StoreRepor
 fn is_news(last: &[StoreReport], now: &[StoreReport]) -> bool {
     let same = |(a, b): (&StoreReport, &StoreReport)| {
         let key = |report: &StoreReport| {
-            let StoreReport { name, observed_generation, ready, message, capacity, available: _, probed_at: _ } =
-                report;
-            (name.clone(), *observed_generation, *ready, message.clone(), *capacity)
+            let StoreReport { name, observed_generation, uid, id, ready, message, capacity, .. } = report;
+            (name.clone(), *observed_generation, uid.clone(), id.clone(), *ready, message.clone(), *capacity)
         };
         key(a) == key(b) && !moved(a, b)
     };
@@ -313,12 +311,16 @@ fn moved(a: &StoreReport, b: &StoreReport) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
     use super::*;
 
     fn report(name: &str, ready: bool, available: i64) -> StoreReport {
         StoreReport {
             name: name.to_owned(),
             observed_generation: 1,
+            uid: None,
+            id: None,
             ready,
             message: String::new(),
             capacity: Some(1000),
@@ -372,5 +374,29 @@ mod tests {
         assert!(matches(&store, None), "labels that cannot be read exclude nothing");
         store.spec.node_selector.insert("rack".to_owned(), "2".to_owned());
         assert!(!matches(&store, Some(&labels)));
+    }
+
+    #[test]
+    fn more_stores_than_can_be_reported_are_left_out() {
+        let store = |number| {
+            (format!("s{number:02}"), ImageStore::new(&format!("s{number:02}"), crate::api::ImageStoreSpec::default()))
+        };
+        let known: BTreeMap<_, _> = (0..70).map(store).collect();
+        assert_eq!(subjects(&known, None, &BTreeMap::new()).len(), MAX_STORES);
+    }
+
+    #[test]
+    fn a_store_must_be_the_one_that_all_agree_on_or_the_one_that_was_here() {
+        let mut store = ImageStore::new("a", crate::api::ImageStoreSpec::default());
+        let seen = StoreReport { id: Some("seen".to_owned()), ..report("a", false, 0) };
+        let reports = BTreeMap::from([("a".to_owned(), seen)]);
+        let id = |store: &ImageStore, reports: &BTreeMap<_, _>| subject(store, reports).unwrap().id;
+        assert_eq!(id(&store, &BTreeMap::new()), None);
+        assert_eq!(id(&store, &reports).as_deref(), Some("seen"));
+        store.status = Some(crate::api::ImageStoreStatus {
+            id: Some("agreed".to_owned()),
+            ..crate::api::ImageStoreStatus::default()
+        });
+        assert_eq!(id(&store, &reports).as_deref(), Some("agreed"));
     }
 }

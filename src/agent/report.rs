@@ -132,17 +132,26 @@ impl Reporter {
         self.tasks.patch_status(&self.name, &parameters, &Patch::Merge(&patch)).await.map(drop)
     }
 
-    /// As `patch`; but a refusal because the task was replaced is told like one because it is gone.
+    /// As `patch`; but a refusal because the task was replaced is told like one because it is gone. The API server also answers with
+    /// a conflict when others write the same task often enough: that passes.
     async fn patch_if_same(&self, status: &Value) -> kube::Result<()> {
         match self.patch(status).await {
-            Err(ClientError::Api(answer)) if answer.code == 422 => {
+            Err(ClientError::Api(answer)) if matches!(answer.code, 409 | 422) => {
                 let found = self.tasks.get_metadata_opt(&self.name).await?;
                 let same = found.is_some_and(|found| found.metadata.uid.as_deref() == Some(self.uid.as_str()));
-                let answer = if same { answer } else { Box::new(Status { code: 404, ..Status::default() }) };
-                Err(ClientError::Api(answer))
+                Err(ClientError::Api(Box::new(Status { code: code_for(answer.code, same), ..*answer })))
             }
             result => result,
         }
+    }
+}
+
+/// What an answer with `code` means for the task, given whether it is still the same.
+const fn code_for(code: u16, same: bool) -> u16 {
+    match (code, same) {
+        (_, false) => 404,
+        (409, true) => 503,
+        (code, true) => code,
     }
 }
 
@@ -160,4 +169,21 @@ fn stand(task: ImageTask) -> Standing {
 /// The time now, in whole seconds as the API has it.
 pub fn now() -> Time {
     Time(Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_over_the_same_task_passes_and_another_task_is_none_of_ours() {
+        let error = |code, same| {
+            RequestError::from(ClientError::Api(Box::new(Status { code: code_for(code, same), ..Status::default() })))
+        };
+        assert!(matches!(error(409, true), RequestError::Unavailable(_)), "tried again until it is written");
+        assert!(matches!(error(422, true), RequestError::Invalid(_)));
+        for code in [409, 422] {
+            assert!(matches!(error(code, false), RequestError::NotFound), "{code}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::{
@@ -28,7 +29,12 @@ use super::{
     work,
     workplace::{Folder, Workplace},
 };
-use crate::api::AgentInfo;
+use crate::api::{AgentInfo, NodeCache, StoreReport};
+
+/// How often reading the Node may be refused before that is believed: with the pauses between, for some ten seconds.
+const REFUSALS: u32 = 5;
+/// The pause after an answer that makes no sense.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Why an agent ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +67,16 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let (heartbeat, pulse) = Heartbeat::new(leases, &config.node, &id, owner.clone(), config.lease);
     let end = CancellationToken::new();
     let heart = tokio::spawn(heartbeat.keep(end.clone()));
-    let stores = Arc::new(Stores::new(config.store_roots.clone(), folder.stores()));
+    let Some(before) = reported_before(&client, &config.node, &stop).await else { return Ok(()) };
+    let stores = Arc::new(Stores::new(config.store_roots.clone()));
+    for report in &before {
+        if let Some(id) = &report.id {
+            stores.remember(&report.name, report.uid.as_deref(), id);
+        }
+    }
     let agent =
         AgentInfo { id: id.clone(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: Time(Timestamp::now()) };
-    let reach = Reach::new(&client, &config.node, agent, owner, stores.clone(), config.probe_interval);
+    let reach = Reach::new(&client, &config.node, agent, owner, stores.clone(), before, config.probe_interval);
     let reach = tokio::spawn(reach.keep());
     tracing::info!(node = config.node, id, "the agent runs");
     let place = Workplace {
@@ -84,11 +96,25 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     result
 }
 
+/// What an earlier agent on the node reported of its stores: which of them must be found again. No task is begun without it, for an
+/// empty folder might be taken for a new store. `None` once `stop` is cancelled.
+async fn reported_before(client: &Client, node: &str, stop: &CancellationToken) -> Option<Vec<StoreReport>> {
+    let caches: Api<NodeCache> = Api::all(client.clone());
+    let what = "reading what was reported of this node's stores";
+    loop {
+        match request::until_answered(what, stop, || caches.get_opt(node)).await? {
+            Ok(found) => return Some(found.and_then(|cache| cache.status).unwrap_or_default().stores),
+            Err(error) => tracing::warn!(%error, "{what} failed; trying again"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 /// The reference by which the node's objects go with their Node; nothing inside if the Node is not there or may not be read.
 /// `None` once `stop` is cancelled.
 async fn owner(client: &Client, node: &str, stop: &CancellationToken) -> Option<Option<OwnerReference>> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let mut pauses = Pauses::default();
+    let (mut pauses, mut refusals) = (Pauses::default(), 0_u32);
     loop {
         let found = tokio::select! {
             found = request::once(nodes.get_metadata_opt(node)) => found,
@@ -98,13 +124,18 @@ async fn owner(client: &Client, node: &str, stop: &CancellationToken) -> Option<
             Ok(found) => return Some(found.and_then(|found| found.metadata.uid).map(|uid| reference(node, uid))),
             Err(error @ (RequestError::Unavailable(_) | RequestError::Late)) => {
                 tracing::warn!(%error, "waiting for the API server");
-                tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            }
+            // An API server that has just started does not know all rights yet.
+            Err(error) if refusals < REFUSALS => {
+                refusals = refusals.saturating_add(1);
+                tracing::warn!(%error, "reading this agent's Node was refused; trying again");
             }
             Err(error) => {
                 tracing::info!(%error, "this agent may not read its Node; its objects will have no owner");
                 return Some(None);
             }
         }
+        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
     }
 }
 
@@ -226,5 +257,42 @@ impl Crew {
         if tokio::time::timeout(self.place.config.grace, all).await.is_err() {
             tracing::warn!("work did not end in time; what it leaves is removed at the next start");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tower::{BoxError, service_fn};
+
+    use super::*;
+
+    /// An API server that refuses the first `refusals` requests.
+    fn client(refusals: u32) -> Client {
+        let asked = Arc::new(AtomicU32::new(0));
+        let answer = move |_: Request<Body>| {
+            let refused = asked.fetch_add(1, Ordering::SeqCst) < refusals;
+            let (code, body) = if refused {
+                (403, serde_json::json!({ "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403 }))
+            } else {
+                (200, serde_json::json!({ "kind": "PartialObjectMetadata", "metadata": { "name": "n", "uid": "u" } }))
+            };
+            let answer = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+            std::future::ready(answer.map_err(BoxError::from))
+        };
+        Client::new(service_fn(answer), "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_does_not_know_all_rights_yet_is_asked_again() {
+        let stop = CancellationToken::new();
+        for refusals in [0, 1, REFUSALS] {
+            let owner = owner(&client(refusals), "n", &stop).await.unwrap();
+            assert_eq!(owner.map(|owner| owner.uid).as_deref(), Some("u"), "{refusals}");
+        }
+        assert!(owner(&client(u32::MAX), "n", &stop).await.unwrap().is_none(), "no rights at all: it works without");
     }
 }

@@ -140,7 +140,7 @@ mod tests {
                 "action": "Delete",
                 "image": { "namespace": "a", "name": "b", "uid": "c", "generation": 1 },
                 "revision": 1, "nodeName": "n1", "attempt": 1,
-                "delete": { "stores": [{ "name": "s" }] },
+                "delete": { "stores": [{ "name": "s" }], "fence": 1 },
             },
         }))
         .unwrap()

@@ -27,6 +27,9 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(2_100);
 /// The time between two tries to report a failure that the API server refuses: somebody has to change something for it to work.
 const INSIST_INTERVAL: Duration = Duration::from_secs(30);
 
+/// What becomes of an import in stores that other nodes write to as well.
+const SHARED: &str = "in shared stores, removing it is left to the operator";
+
 /// Carries out the task that `reporter` names, or brings it to its end if it is not wanted any more. When it returns, nothing of
 /// the task runs here, and its status is final or (`halt` said so, or it is gone) nobody's business here.
 pub async fn carry_out(place: &Workplace, reporter: Reporter, halt: Halt) {
@@ -98,6 +101,9 @@ async fn conclude(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec, 
     };
     let done = match outcome {
         Outcome::Imported(_) => match remove::clear_up(place, spec).await {
+            Ok(()) if remove::is_shared(spec) => {
+                format!("the image was imported and has been removed again from stores of this node; {SHARED}")
+            }
             Ok(()) => "the image was imported and has been removed again".to_owned(),
             Err(left) => format!("the image was imported and could not be removed again ({left})"),
         },
@@ -143,13 +149,20 @@ fn tell(outcome: &Outcome, took: Duration) {
 async fn act(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
     match spec.action {
         Action::Import => run_import(place, reporter, halt, spec).await,
-        Action::Delete => remove::remove(place, spec, halt.token()).await.map(|()| Outcome::Removed),
+        Action::Delete => {
+            let permit = permit(place, reporter, halt);
+            remove::remove(place, spec, &permit, halt.token()).await.map(|()| Outcome::Removed)
+        }
     }
 }
 
+fn permit(place: &Workplace, reporter: &Reporter, halt: &Halt) -> TaskPermit {
+    TaskPermit { reporter: reporter.clone(), pulse: place.pulse.clone(), halt: halt.clone() }
+}
+
 async fn run_import(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
-    let permit = TaskPermit { reporter: reporter.clone(), pulse: place.pulse.clone(), halt: halt.clone() };
-    let job = import::prepare(place, spec, Arc::new(permit), halt.token()).await?;
+    let permit = Arc::new(permit(place, reporter, halt));
+    let job = import::prepare(place, spec, permit, halt.token()).await?;
     let progress = Arc::new(pipeline::Progress::default());
     let reporting = CancellationToken::new();
     let reports =
@@ -184,7 +197,11 @@ async fn report(reporter: Reporter, progress: Arc<pipeline::Progress>, stop: Can
 
 /// The end of a task that is not wanted any more.
 async fn give_up(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec) {
-    let mut message = "cancelled: nothing of it was kept".to_owned();
+    let mut message = if remove::is_shared(spec) {
+        format!("cancelled: nothing of it was kept in stores of this node; {SHARED}")
+    } else {
+        "cancelled: nothing of it was kept".to_owned()
+    };
     if let Err(error) = remove::clear_up(place, spec).await {
         message = format!("cancelled; what was written could not be removed: {error}");
     }

@@ -17,7 +17,6 @@ use crate::api::ImageTask;
 
 const LOCK: &str = "lock";
 const SCRATCH: &str = "scratch";
-const STORES: &str = "stores";
 /// How often a taken lock is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -34,7 +33,7 @@ impl Folder {
     /// # Errors
     /// What the file system says; `Interrupted` if `stop` came first.
     pub async fn claim(root: &Path, stop: &CancellationToken) -> io::Result<Self> {
-        fs::create_dir_all(root.join(STORES))?;
+        fs::create_dir_all(root)?;
         let lock = File::options().create(true).truncate(false).write(true).open(root.join(LOCK))?;
         let mut told = false;
         loop {
@@ -63,11 +62,6 @@ impl Folder {
     /// For spill files.
     pub fn scratch(&self) -> PathBuf {
         self.root.join(SCRATCH)
-    }
-
-    /// For what is remembered of stores.
-    pub fn stores(&self) -> PathBuf {
-        self.root.join(STORES)
     }
 }
 
@@ -100,7 +94,6 @@ mod tests {
         let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
         let folder = Folder::claim(dir.path(), &stop).await.unwrap();
         fs::write(folder.scratch().join("spill"), "left").unwrap();
-        fs::write(folder.stores().join("id"), "kept").unwrap();
         let second = tokio::spawn({
             let (path, stop) = (dir.path().to_owned(), stop.clone());
             async move { Folder::claim(&path, &stop).await }
@@ -110,7 +103,6 @@ mod tests {
         drop(folder);
         let folder = second.await.unwrap().unwrap();
         assert_eq!(fs::read_dir(folder.scratch()).unwrap().count(), 0);
-        assert!(folder.stores().join("id").exists());
         stop.cancel();
         assert_eq!(Folder::claim(dir.path(), &stop).await.unwrap_err().kind(), io::ErrorKind::Interrupted);
     }

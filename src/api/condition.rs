@@ -36,6 +36,8 @@ pub mod reasons {
     pub const IN_USE: &str = "InUse";
     /// The store's owner forbids writing.
     pub const READ_ONLY: &str = "ReadOnly";
+    /// There is no room left.
+    pub const NO_SPACE: &str = "NoSpace";
     /// No agent can reach the store.
     pub const UNREACHABLE: &str = "Unreachable";
 }

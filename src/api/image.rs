@@ -323,6 +323,14 @@ pub struct Cleanup {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub node: Option<String>,
+    /// The highest attempt at the revision when it was put down here: what a later one brings stays.
+    #[serde(default = "highest_attempt")]
+    #[schemars(range(min = 1))]
+    pub attempt: i64,
+}
+
+fn highest_attempt() -> i64 {
+    super::task::HIGHEST_ATTEMPT
 }
 
 /// One stored copy.

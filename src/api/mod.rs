@@ -21,8 +21,8 @@ pub use node_cache::{AgentInfo, NodeCache, NodeCacheSpec, NodeCacheStatus, Store
 pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};
 pub use store::{FilesystemBackend, ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, StoreCapacity};
 pub use task::{
-    Action, DeleteOrder, DeleteTarget, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus, ImportOrder,
-    ImportResult, StoreTarget, TaskFailure, TaskHttp, TaskLocation, TaskPhase, TaskSource,
+    Action, DeleteOrder, DeleteTarget, HIGHEST_ATTEMPT, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus,
+    ImportOrder, ImportResult, StoreTarget, TaskFailure, TaskHttp, TaskLocation, TaskPhase, TaskSource,
 };
 
 /// The API group of every kind here.

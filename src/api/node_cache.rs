@@ -15,6 +15,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::store::STORE_ID_PATTERN;
+
 /// What one node shall have at hand; see the module for who writes what.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -74,9 +76,18 @@ pub struct StoreReport {
     /// The generation of its spec that was probed.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Whether it can be read and written from here now.
+    /// The uid of the ImageStore: one that was deleted and made anew is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub uid: Option<String>,
+    /// Which store the back end is, by its own mark, as last seen from here. Kept while it cannot be reached, so that what is found in
+    /// its place is not taken for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
+    pub id: Option<String>,
+    /// Whether it can be read from here now, and written unless it is full.
     pub ready: bool,
-    /// Why not: what was found, where, what to do. Empty if ready.
+    /// Why not, or that it is full: what was found, where, what to do. Else empty.
     #[serde(default)]
     #[schemars(length(max = 1024))]
     pub message: String,

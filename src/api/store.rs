@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{image::Conversion, schema, source::is_false};
 
+/// How a back end's own mark looks.
+pub(super) const STORE_ID_PATTERN: &str = "^[0-9a-f]{32}$";
+
 /// A back end that keeps image data.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -110,6 +113,11 @@ pub struct ImageStoreStatus {
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub type_: Option<String>,
+    /// Which store it is, by its own mark, if it is one and the same on every node: as the first agent that reached it found it. A node
+    /// that finds another does not reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
+    pub id: Option<String>,
     /// Whether this store keeps Images that name none.
     #[serde(default)]
     pub default: bool,

@@ -14,8 +14,10 @@
 //! * **Stopping.** When `cancelled` turns true, or the task is gone (or replaced by another uid), the agent stops at once, removes what
 //!   it wrote for it, and publishes nothing. It makes sure that the task is still there and not cancelled right before it commits,
 //!   by a read that is not from its cache. A cancelled task that still exists ends as `Failed` with reason `Cancelled`.
-//! * **Fencing.** `spec.attempt` is the fencing token for `Store::create`. The attempts at one revision of one image
-//!   only ever grow; those of Deletes count by themselves. No Import of a revision is given to a node that has a Delete of it left to do.
+//! * **Fencing.** `spec.attempt` of an Import is the fencing token for `Store::create`, `delete.fence` of a Delete the one for
+//!   `Store::delete`. The attempts at one revision of one image only ever grow; those of Deletes count by themselves. No Import of a revision is given to a node that has a Delete of it left to do.
+//! * **Identity.** A store is marked when it is first used, and its mark is reported (`NodeCache`). From then on the agent works on
+//!   nothing else that lies in its place: neither on what `storeId` does not name, nor on what it did not report itself.
 //! * **Idempotence.** An Import whose object is published already (a restart after the commit) succeeds with what the store tells of it.
 //!   A Delete of what is not there succeeds.
 //! * **Retries.** The agent retries single requests by itself; when it gives up it says with `retryable` whether another attempt, maybe
@@ -36,8 +38,11 @@ use super::{
     image::{DeclaredFormat, Output, Progress},
     schema,
     source::{DIGEST_PATTERN, is_false},
-    store::FilesystemBackend,
+    store::{FilesystemBackend, STORE_ID_PATTERN},
 };
+
+/// The highest number of an attempt.
+pub const HIGHEST_ATTEMPT: i64 = 1_000_000;
 
 /// One work order for one node; see the module for who does what.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -82,7 +87,7 @@ pub struct ImageTaskSpec {
     #[schemars(length(min = 1, max = 253))]
     pub node_name: String,
     /// Number of the attempt, from 1: the fencing token.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    #[schemars(range(min = 1, max = HIGHEST_ATTEMPT))]
     pub attempt: i64,
     /// The order, if action is Import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,6 +187,10 @@ pub struct StoreTarget {
     pub name: String,
     /// How the image is stored there.
     pub output: Output,
+    /// Which store the agent must find there, by its own mark; absent if none was seen there yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
+    pub store_id: Option<String>,
     /// A folder on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<FilesystemBackend>,
@@ -194,6 +203,10 @@ pub struct DeleteOrder {
     /// From which.
     #[schemars(length(min = 1, max = 16))]
     pub stores: Vec<DeleteTarget>,
+    /// The fencing token for `Store::delete`: the highest attempt at an Import of the revision that is meant. What a later one has
+    /// brought stays.
+    #[schemars(range(min = 1, max = HIGHEST_ATTEMPT))]
+    pub fence: i64,
 }
 
 /// A store to remove from: its name and what it is (exactly one member).
@@ -203,6 +216,10 @@ pub struct DeleteTarget {
     /// The ImageStore.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// Which store the agent must find there, by its own mark; absent if none was seen there yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
+    pub store_id: Option<String>,
     /// A folder on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<FilesystemBackend>,

@@ -20,7 +20,7 @@ pub struct Agent {
     /// Where the operator keeps ImageTasks, their Secrets and the agents' Leases
     #[arg(long, env = "OPERATOR_NAMESPACE", value_name = "NAMESPACE", default_value = "vitrine-system")]
     pub operator_namespace: String,
-    /// A folder of the agent's own on the node, for spill files and what it remembers
+    /// A folder of the agent's own on the node, for spill files
     #[arg(long, value_name = "FOLDER", default_value = "/var/lib/vitrine-agent")]
     pub work_dir: PathBuf,
     /// Stores may lie below this folder only; may be given several times

@@ -32,7 +32,7 @@ macro_rules! suite {
             takes_writes_in_any_order, lets_later_writes_win, takes_large_offsets, takes_empty_objects, reads_stop_at_the_end,
             shows_nothing_before_commit, aborts_without_trace, drops_without_trace, refuses_to_overwrite,
             refuses_to_overwrite_at_commit, refuses_to_cut_off, fences_off_earlier_attempts, fences_off_the_same_attempt,
-            remembers_fences_after_deletion, deletes_under_a_writer, deletes_twice, finds_nothing_that_is_not_there, keeps_keys_apart,
+            remembers_fences_after_deletion, deletes_under_a_writer, a_late_delete_takes_nothing_newer, deletes_twice, finds_nothing_that_is_not_there, keeps_keys_apart,
             lists_everything, reads_on_while_deleted, takes_twenty_at_once, sweeps_nothing_alive, can_be_probed, takes_large_pieces);
     };
     (@ $name:ident, $make:expr, $($case:ident),+) => {
@@ -82,9 +82,20 @@ pub fn noise(seed: u64, length: usize) -> Bytes {
     std::iter::repeat_with(next).take(length).collect::<Vec<_>>().into()
 }
 
-/// Writes and publishes `pieces`.
+/// Writes and publishes `pieces`, with the first attempt.
 pub async fn publish(store: &dyn Store, key: &ObjectKey, length: u64, pieces: &[(u64, Bytes)]) -> ObjectStat {
-    let mut sink = store.create(key, 1, OutputFormat::RAW).await.unwrap();
+    publish_with(store, key, 1, length, pieces).await
+}
+
+/// Writes and publishes `pieces` with `attempt`.
+pub async fn publish_with(
+    store: &dyn Store,
+    key: &ObjectKey,
+    attempt: u32,
+    length: u64,
+    pieces: &[(u64, Bytes)],
+) -> ObjectStat {
+    let mut sink = store.create(key, attempt, OutputFormat::RAW).await.unwrap();
     for (offset, bytes) in pieces {
         sink.write_at(*offset, bytes.clone()).await.unwrap();
     }
@@ -302,23 +313,38 @@ pub async fn fences_off_the_same_attempt(subject: &Subject) {
 
 pub async fn remembers_fences_after_deletion(subject: &Subject) {
     begun(&*subject.store, 5).await.commit(5000, &proof(5000)).await.unwrap();
-    subject.store.delete(&key(1)).await.unwrap();
-    assert_eq!(refused(subject.again.create(&key(1), 4, OutputFormat::RAW).await.map(|_| ())), Kind::Conflict);
-    begun(&*subject.again, 5).await.commit(5000, &proof(5000)).await.unwrap();
+    subject.store.delete(&key(1), 5).await.unwrap();
+    for late in [4, 5] {
+        assert_eq!(refused(subject.again.create(&key(1), late, OutputFormat::RAW).await.map(|_| ())), Kind::Conflict);
+    }
+    begun(&*subject.again, 6).await.commit(5000, &proof(5000)).await.unwrap();
 }
 
 pub async fn deletes_under_a_writer(subject: &Subject) {
     let sink = begun(&*subject.store, 1).await;
-    subject.again.delete(&key(1)).await.unwrap();
+    subject.again.delete(&key(1), 1).await.unwrap();
     assert_eq!(subject.store.list().await.unwrap(), vec![]);
     assert_eq!(refused(sink.commit(5000, &proof(5000)).await), Kind::Conflict);
+    assert_empty(&*subject.store).await;
+}
+
+/// A deletion that was held up until the next attempt had begun, or was done, is none of that attempt's business.
+pub async fn a_late_delete_takes_nothing_newer(subject: &Subject) {
+    begun(&*subject.store, 1).await.commit(5000, &proof(5000)).await.unwrap();
+    subject.store.delete(&key(1), 1).await.unwrap();
+    let heir = begun(&*subject.again, 2).await;
+    assert_eq!(refused(subject.store.delete(&key(1), 1).await), Kind::Conflict);
+    heir.commit(5000, &proof(5000)).await.unwrap();
+    assert_eq!(refused(subject.store.delete(&key(1), 1).await), Kind::Conflict);
+    assert_eq!(content(&*subject.store, &key(1)).await, noise(2, 5000));
+    subject.store.delete(&key(1), 2).await.unwrap();
     assert_empty(&*subject.store).await;
 }
 
 pub async fn deletes_twice(subject: &Subject) {
     publish(&*subject.store, &key(1), 5000, &[(0, noise(1, 5000))]).await;
     for store in [&subject.store, &subject.again] {
-        store.delete(&key(1)).await.unwrap();
+        store.delete(&key(1), 1).await.unwrap();
         assert_empty(&**store).await;
         assert_eq!(refused(store.open(&key(1)).await.map(|_| ())), Kind::NotFound);
     }
@@ -327,7 +353,7 @@ pub async fn deletes_twice(subject: &Subject) {
 pub async fn finds_nothing_that_is_not_there(subject: &Subject) {
     assert_empty(&*subject.store).await;
     assert_eq!(refused(subject.store.open(&key(1)).await.map(|_| ())), Kind::NotFound);
-    subject.store.delete(&key(1)).await.unwrap();
+    subject.store.delete(&key(1), 1).await.unwrap();
 }
 
 pub async fn keeps_keys_apart(subject: &Subject) {
@@ -337,7 +363,7 @@ pub async fn keeps_keys_apart(subject: &Subject) {
         publish(&*subject.store, key, 5000, &[(0, noise(number, 5000))]).await;
     }
     let unfinished = subject.store.create(&key(3), 1, OutputFormat::RAW).await.unwrap();
-    subject.store.delete(&keys[0]).await.unwrap();
+    subject.store.delete(&keys[0], 1).await.unwrap();
     assert_eq!(refused(subject.store.stat(&keys[0]).await), Kind::NotFound);
     for (number, key) in (1..).zip(&keys).skip(1) {
         assert_eq!(content(&*subject.store, key).await, noise(number, 5000));
@@ -361,8 +387,8 @@ pub async fn reads_on_while_deleted(subject: &Subject) {
     let bytes = noise(1, 200_000);
     publish(&*subject.store, &key(1), 200_000, &[(0, bytes.clone())]).await;
     let reader = subject.store.open(&key(1)).await.unwrap();
-    subject.again.delete(&key(1)).await.unwrap();
-    publish(&*subject.store, &key(1), 200_000, &[(0, noise(2, 200_000))]).await;
+    subject.again.delete(&key(1), 1).await.unwrap();
+    publish_with(&*subject.store, &key(1), 2, 200_000, &[(0, noise(2, 200_000))]).await;
     assert_eq!(read_all(&*reader).await, bytes);
 }
 

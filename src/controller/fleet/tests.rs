@@ -42,6 +42,8 @@ fn load(fleet: &mut Fleet, task: &str, node: &str) {
 
 fn report(store: &str, ready: bool) -> StoreReport {
     StoreReport {
+        uid: None,
+        id: None,
         name: store.into(),
         observed_generation: 1,
         ready,

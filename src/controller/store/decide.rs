@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio::time::Instant;
 
+use super::folder;
 use crate::{
     api::{
         Image, ImageStore, ImageStoreStatus, NodeReach, StoreCapacity, StoreReport,
@@ -23,6 +24,8 @@ use crate::{
 
 /// How many Images a message names.
 const NAMED_IMAGES: usize = 5;
+/// How many nodes a message names.
+const NAMED_NODES: usize = 5;
 /// How many problems status lists; its schema allows as many.
 const LISTED_PROBLEMS: usize = 32;
 /// How long a store that is being deleted is kept at least: an Image that was decided on a moment before is written down by then.
@@ -72,16 +75,18 @@ pub fn uses_store(image: &Image, store: &str) -> bool {
 pub fn decide(seen: &Observed<'_>) -> Decision {
     let store = seen.store;
     let before = store.status.clone().unwrap_or_default();
-    let reach = Reach::of(seen);
+    let id = shared_id(seen, &before);
+    let reach = Reach::of(seen, id.as_deref());
     let is_default = default_store(seen.stores).is_some_and(|first| first.name_any() == store.name_any());
     let (health, released) = health(seen, &reach, is_default);
     let generation = store.metadata.generation.unwrap_or_default();
     let mut conditions = health.conditions(generation, &before.conditions, seen.now);
-    let (writable, reason, message) = writable(store, &reach);
-    conditions.push(condition(types::WRITABLE, writable, reason, message, generation, &before.conditions, seen.now));
+    let (writable, reason, message) = writable(seen, &reach);
+    conditions.push(condition(types::WRITABLE, writable, reason, &message, generation, &before.conditions, seen.now));
     let status = ImageStoreStatus {
         observed_generation: Some(generation),
         type_: store.spec.filesystem.as_ref().map(|_| "filesystem".to_owned()),
+        id,
         default: is_default,
         capacity: reach.capacity(store),
         images: i64::try_from(seen.users.len()).unwrap_or(i64::MAX),
@@ -92,21 +97,45 @@ pub fn decide(seen: &Observed<'_>) -> Decision {
     Decision { events: transitions(&before, &status, &health), status, released }
 }
 
+/// Which store it is, if it is one and the same everywhere: what the first agent found that reached it. Never changed afterwards, for
+/// the images are in that one.
+fn shared_id(seen: &Observed<'_>, before: &ImageStoreStatus) -> Option<String> {
+    if !is_shared(seen.store) || before.id.is_some() || folder::is_taken(seen.store, seen.stores).is_some() {
+        return before.id.clone();
+    }
+    let reach = Reach::of(seen, None);
+    let first = reach.ready.iter().filter(|(_, report)| report.id.is_some());
+    first.min_by_key(|(node, report)| (report.probed_at.0, *node)).and_then(|(_, report)| report.id.clone())
+}
+
+fn is_shared(store: &ImageStore) -> bool {
+    store.spec.filesystem.as_ref().is_some_and(|backend| backend.shared)
+}
+
 /// The live agents that ought to reach a store, by what they say of it.
 struct Reach<'a> {
     ready: Vec<(&'a str, &'a StoreReport)>,
-    unready: Vec<(&'a str, &'a StoreReport)>,
+    /// Each with why it does not reach it.
+    unready: Vec<(&'a str, String)>,
     silent: Vec<&'a str>,
 }
 
 impl<'a> Reach<'a> {
-    fn of(seen: &Observed<'a>) -> Self {
+    /// `id` is which store every node must find.
+    fn of(seen: &Observed<'a>, id: Option<&str>) -> Self {
         let mut reach = Self { ready: Vec::new(), unready: Vec::new(), silent: Vec::new() };
         let name = seen.store.name_any();
         for node in seen.fleet.live_matching(&seen.store.spec.node_selector, seen.at) {
             match seen.fleet.report(node, &name) {
-                Some(report) if report.ready => reach.ready.push((node, report)),
-                Some(report) => reach.unready.push((node, report)),
+                // Of a store that was deleted and made anew under the same name.
+                Some(report) if report.uid.is_some() && report.uid != seen.store.metadata.uid => {
+                    reach.silent.push(node);
+                }
+                Some(report) if !report.ready => reach.unready.push((node, report.message.clone())),
+                Some(report) => match (id, report.id.as_deref()) {
+                    (Some(id), Some(found)) if found != id => reach.unready.push((node, instead(found, id))),
+                    _ => reach.ready.push((node, report)),
+                },
                 None => reach.silent.push(node),
             }
         }
@@ -118,7 +147,7 @@ impl<'a> Reach<'a> {
     }
 
     fn problems(&self) -> Vec<String> {
-        let reported = self.unready.iter().map(|(node, report)| format!("{node}: {}", report.message));
+        let reported = self.unready.iter().map(|(node, why)| format!("{node}: {why}"));
         let silent = self.silent.iter().map(|node| format!("{node}: has not reported yet"));
         reported.chain(silent).take(LISTED_PROBLEMS).map(|text| text.chars().take(1024).collect()).collect()
     }
@@ -135,8 +164,7 @@ impl<'a> Reach<'a> {
     /// One folder seen from everywhere has the room that any node sees; folders of their own add up.
     fn capacity(&self, store: &ImageStore) -> Option<StoreCapacity> {
         let known = self.ready.iter().filter_map(|(_, report)| Some((report.capacity?, report.available?)));
-        let shared = store.spec.filesystem.as_ref().is_some_and(|backend| backend.shared);
-        let (total, available) = if shared {
+        let (total, available) = if is_shared(store) {
             known.min_by_key(|(_, available)| *available)?
         } else {
             known.reduce(|a, b| (a.0.saturating_add(b.0), a.1.saturating_add(b.1)))?
@@ -152,6 +180,9 @@ fn health(seen: &Observed<'_>, reach: &Reach<'_>, is_default: bool) -> (Health, 
             Some(message) => (Health::Deleting(reasons::IN_USE, message), false),
             None => (Health::Deleting(reasons::DELETING, "nothing is kept here".into()), age >= DELETION_GRACE),
         };
+    }
+    if let Some(why) = folder::is_taken(seen.store, seen.stores) {
+        return (Health::Stalled(reasons::INVALID_CONFIGURATION, why), false);
     }
     let (ready, all) = (reach.ready.len(), reach.all());
     let health = if ready > 0 {
@@ -189,14 +220,36 @@ fn second_default(seen: &Observed<'_>, is_default: bool) -> String {
     format!("; it is not the default, though it says so, because ImageStore {first} says so too and is older")
 }
 
-fn writable(store: &ImageStore, reach: &Reach<'_>) -> (&'static str, &'static str, &'static str) {
-    if store.spec.read_only {
-        ("False", reasons::READ_ONLY, "spec.readOnly is set: nothing new is kept here")
+fn writable(seen: &Observed<'_>, reach: &Reach<'_>) -> (&'static str, &'static str, String) {
+    let store = seen.store;
+    if store.metadata.deletion_timestamp.is_some() {
+        ("False", reasons::DELETING, "it is being deleted: nothing new is kept here".to_owned())
+    } else if let Some(why) = folder::is_taken(store, seen.stores) {
+        ("False", reasons::INVALID_CONFIGURATION, why)
+    } else if store.spec.read_only {
+        ("False", reasons::READ_ONLY, "spec.readOnly is set: nothing new is kept here".to_owned())
     } else if reach.ready.is_empty() {
-        ("False", reasons::UNREACHABLE, "no agent reaches it")
+        ("False", reasons::UNREACHABLE, "no agent reaches it".to_owned())
+    } else if reach.ready.iter().all(|(_, report)| report.available == Some(0)) {
+        ("False", reasons::NO_SPACE, full(store, reach))
     } else {
-        ("True", reasons::SUCCEEDED, "takes new images")
+        ("True", reasons::SUCCEEDED, "takes new images".to_owned())
     }
+}
+
+fn full(store: &ImageStore, reach: &Reach<'_>) -> String {
+    let path = store.spec.filesystem.as_ref().map_or("its back end", |backend| backend.path.as_str());
+    let nodes = reach.ready.iter().take(NAMED_NODES).map(|(node, _)| *node).collect::<Vec<_>>().join(", ");
+    let more = reach.ready.len().saturating_sub(NAMED_NODES);
+    let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!(
+        "no room is left in {path} on {nodes}{rest}: delete Images that are kept here, enlarge the volume, or name another store. \
+         What is kept stays readable and can be removed"
+    )
+}
+
+fn instead(found: &str, expected: &str) -> String {
+    format!("holds store {found} instead of {expected}: is its volume mounted there?")
 }
 
 fn transitions(before: &ImageStoreStatus, after: &ImageStoreStatus, health: &Health) -> Vec<Happening> {
@@ -212,127 +265,4 @@ fn transitions(before: &ImageStoreStatus, after: &ImageStoreStatus, health: &Hea
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::{
-        api::coordination::v1::{Lease, LeaseSpec},
-        apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
-    };
-
-    use super::*;
-    use crate::{api::identity, controller::image::testing};
-
-    fn fleet(nodes: &[&str]) -> Fleet {
-        let mut fleet = Fleet::new(Instant::now(), Duration::from_secs(40));
-        for node in nodes {
-            let mut lease = Lease::default();
-            lease.metadata.name = Some(identity::agent_lease_name(node));
-            lease.metadata.annotations = Some([(identity::ANNOTATION_NODE.to_owned(), (*node).to_owned())].into());
-            lease.spec = Some(LeaseSpec { renew_time: Some(MicroTime(Timestamp::now())), ..LeaseSpec::default() });
-            fleet.observe_lease(&lease, Instant::now(), Timestamp::now());
-        }
-        fleet
-    }
-
-    fn report(ready: bool, available: i64) -> StoreReport {
-        StoreReport {
-            name: "fast".into(),
-            observed_generation: 1,
-            ready,
-            message: if ready { String::new() } else { "/srv/fast: no such folder".into() },
-            capacity: Some(100),
-            available: Some(available),
-            probed_at: Time(Timestamp::now()),
-        }
-    }
-
-    fn look(store: &ImageStore, fleet: &Fleet, users: &[String]) -> Decision {
-        let stores = [Arc::new(store.clone())];
-        let now = Timestamp::now();
-        decide(&Observed { store, stores: &stores, users, fleet, now, at: Instant::now() })
-    }
-
-    fn ready(decision: &Decision) -> (String, String, String) {
-        let c = find(&decision.status.conditions, types::READY).unwrap();
-        (c.status.clone(), c.reason.clone(), c.message.clone())
-    }
-
-    #[test]
-    fn ready_follows_the_agents_reports() {
-        let store = testing::store("fast");
-        let mut agents = fleet(&["a", "b"]);
-        assert_eq!(ready(&look(&store, &fleet(&[]), &[])).1, reasons::WAITING);
-        assert_eq!(ready(&look(&store, &agents, &[])).1, reasons::PROGRESSING);
-        agents.observe_reports("a", Some(&[report(false, 0)]));
-        let decision = look(&store, &agents, &[]);
-        assert_eq!(ready(&decision).1, reasons::UNREACHABLE);
-        assert!(ready(&decision).2.contains("a: /srv/fast: no such folder"));
-        agents.observe_reports("a", Some(&[report(true, 40)]));
-        agents.observe_reports("b", Some(&[report(true, 30)]));
-        let decision = look(&store, &agents, &[]);
-        assert_eq!(ready(&decision).0, "True");
-        assert_eq!(decision.status.capacity.as_ref().unwrap().available, 70);
-        assert_eq!(decision.status.nodes.as_ref().unwrap().reachable, 2);
-        assert_eq!(decision.events.len(), 1);
-    }
-
-    #[test]
-    fn a_shared_folder_is_counted_once() {
-        let mut store = testing::store("fast");
-        store.spec.filesystem.as_mut().unwrap().shared = true;
-        let mut agents = fleet(&["a", "b"]);
-        agents.observe_reports("a", Some(&[report(true, 40)]));
-        agents.observe_reports("b", Some(&[report(true, 39)]));
-        let capacity = look(&store, &agents, &[]).status.capacity.unwrap();
-        assert_eq!((capacity.total, capacity.available), (100, 39));
-    }
-
-    #[test]
-    fn deletion_waits_for_images_and_names_them() {
-        let mut store = testing::store("fast");
-        let long_ago = Timestamp::now().checked_sub(jiff::SignedDuration::from_secs(60)).unwrap();
-        store.metadata.deletion_timestamp = Some(Time(long_ago));
-        let users: Vec<_> = (0..7).map(|n| format!("tenant/image-{n}")).collect();
-        let decision = look(&store, &fleet(&[]), &users);
-        assert!(!decision.released);
-        let (status, reason, message) = ready(&decision);
-        assert_eq!((status.as_str(), reason.as_str()), ("False", reasons::IN_USE));
-        assert!(
-            message.contains("7 Images") && message.contains("tenant/image-0") && message.contains("and 2 more"),
-            "{message}"
-        );
-        assert!(look(&store, &fleet(&[]), &[]).released);
-        store.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
-        assert!(
-            !look(&store, &fleet(&[]), &[]).released,
-            "an import decided on a moment ago must have time to be written down"
-        );
-    }
-
-    #[test]
-    fn of_two_defaults_the_newer_says_so() {
-        let [mut old, mut new] = [testing::store("old"), testing::store("fast")];
-        for (store, seconds) in [(&mut old, 100), (&mut new, 200)] {
-            store.spec.default = true;
-            store.metadata.creation_timestamp = Timestamp::from_second(seconds).ok().map(Into::into);
-        }
-        let mut agents = fleet(&["a"]);
-        agents.observe_reports("a", Some(&[report(true, 1)]));
-        let stores = [Arc::new(old), Arc::new(new.clone())];
-        let now = Timestamp::now();
-        let decision =
-            decide(&Observed { store: &new, stores: &stores, users: &[], fleet: &agents, now, at: Instant::now() });
-        assert!(!decision.status.default);
-        assert!(ready(&decision).2.contains("ImageStore old says so too and is older"));
-    }
-
-    #[test]
-    fn read_only_stores_are_ready_and_not_writable() {
-        let mut store = testing::store("fast");
-        store.spec.read_only = true;
-        let mut agents = fleet(&["a"]);
-        agents.observe_reports("a", Some(&[report(true, 1)]));
-        let decision = look(&store, &agents, &[]);
-        assert_eq!(ready(&decision).0, "True");
-        assert_eq!(find(&decision.status.conditions, types::WRITABLE).unwrap().reason, reasons::READ_ONLY);
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! The ImageStore controller: fetch, decide, apply.
 
 mod decide;
+pub mod folder;
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,14 +10,14 @@ use super::{
     Output, Progress, Stage, Transfer,
     deliver::WrittenFile,
     intake::{Intake, check_length},
-    publish::{join_sinks, open_sinks, publish, remove_all},
+    publish::{join_sinks, open_sinks, publish, remove_all, remove_differing},
 };
 use crate::{
     error::{Error, Kind, Result},
     io::Keep,
     model::{ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Received, Verified},
     source::{Opened, Source},
-    store::{ObjectStat, Store},
+    store::{ObjectStat, Store, answer},
 };
 
 /// A store that gets the image, and how it wants it.
@@ -101,23 +101,28 @@ pub struct Published {
 /// The first thing that went wrong; its kind says whether trying again may help. Nothing unverified is published and nothing
 /// unpublished stays behind.
 pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &CancellationToken) -> Result<Imported> {
-    if let Some(imported) = adopt(job).await? {
+    if let Some(imported) = adopt(job, cancel).await? {
         return Ok(imported);
     }
-    match attempt(job, Keep::Unread, progress, cancel).await {
+    let result = match attempt(job, Keep::Unread, progress, cancel).await {
         Err(error) if error.kind() == Kind::NeedsSpill => {
             tracing::info!(source = job.source.describe(), %error, "starting over with the whole stream kept on disk");
             attempt(job, Keep::All, progress, cancel).await
         }
         result => result,
+    };
+    match result {
+        // Published since it was looked for at the beginning, by an earlier attempt that was slow.
+        Err(error) if error.kind() == Kind::AlreadyExists => adopt(job, cancel).await?.ok_or(error),
+        result => result,
     }
 }
 
 /// The result of an earlier attempt that ended between publishing and reporting: every target holds the object.
-async fn adopt(job: &Import) -> Result<Option<Imported>> {
+async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Imported>> {
     let mut published = Vec::new();
     for Target { store, .. } in &job.targets {
-        match store.stat(&job.key).await {
+        match answer(store.name(), "looking for the image", cancel, store.stat(&job.key)).await {
             Ok(stat) => published.push((store.name().to_owned(), stat)),
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error.context(format!("store {}", store.name()))),
@@ -136,7 +141,8 @@ async fn adopt(job: &Import) -> Result<Option<Imported>> {
         manifest: image.manifest,
     };
     let verified = Verified::try_from(evidence)?;
-    let published = published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
+    let published: Vec<_> = published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
+    remove_differing(job, verified.content_digest(), &published, cancel).await?;
     Ok(Some(imported(&verified, published)))
 }
 
@@ -159,12 +165,12 @@ async fn attempt(job: &Import, keep: Keep, progress: &Arc<Progress>, cancel: &Ca
     };
     check_length(opened.length, &job.limits)?;
     progress.expect(opened.length);
-    let (outputs, mut published) = open_sinks(job).await?;
+    let (outputs, mut published) = open_sinks(job, cancel).await?;
     progress.enter(Stage::Transferring);
     let (files, evidence) = receive(job, keep, opened, outputs, progress, cancel.child_token()).await?;
     let sinks = join_sinks(files, job.require_all, &mut published).await?;
     progress.enter(Stage::Publishing);
-    let verified = match verify(evidence, job.permit.as_deref()).await {
+    let verified = match verify(job, evidence, &published, cancel).await {
         Ok(verified) => verified,
         Err(error) => {
             remove_all(sinks).await;
@@ -202,11 +208,17 @@ async fn receive(
     }
 }
 
-/// The two conditions for publishing: the bytes are right, and the work is still ours.
-async fn verify(evidence: Evidence, permit: Option<&dyn Permit>) -> Result<Verified> {
+/// The three conditions for publishing: the bytes are right, the work is still ours, and what is published already is the same.
+async fn verify(
+    job: &Import,
+    evidence: Evidence,
+    published: &[Published],
+    cancel: &CancellationToken,
+) -> Result<Verified> {
     let verified = Verified::try_from(evidence)?;
-    if let Some(permit) = permit {
+    if let Some(permit) = &job.permit {
         permit.permit().await?;
     }
+    remove_differing(job, verified.content_digest(), published, cancel).await?;
     Ok(verified)
 }

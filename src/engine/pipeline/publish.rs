@@ -1,5 +1,7 @@
 //! The sinks of an import: opened before the first byte, published after the last.
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     Import, Published, Target,
     deliver::{NamedSink, WrittenFile},
@@ -8,7 +10,8 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     format,
-    model::{OutputFormat, Verified},
+    model::{Digest, OutputFormat, Verified},
+    store::answer,
 };
 
 /// A sink with all its bytes, and the length of its file.
@@ -21,15 +24,17 @@ pub struct WrittenSink {
 ///
 /// # Errors
 /// What a store says; with `require_all` the first one that does.
-pub async fn open_sinks(job: &Import) -> Result<(Vec<Output>, Vec<Published>)> {
+pub async fn open_sinks(job: &Import, stop: &CancellationToken) -> Result<(Vec<Output>, Vec<Published>)> {
     let mut outputs: Vec<(OutputFormat, Vec<NamedSink>)> = Vec::new();
     let mut published = Vec::new();
     for Target { store, output } in &job.targets {
         let name = store.name().to_owned();
-        let sink = match store.create(&job.key, job.attempt, *output).await {
+        let created = store.create(&job.key, job.attempt, *output);
+        let sink = match answer(&name, "beginning to write", stop, created).await {
             Ok(sink) => sink,
             Err(error) if error.kind() == Kind::AlreadyExists => {
-                published.push(Published { store: name, result: store.stat(&job.key).await });
+                let result = answer(&name, "looking for the image", stop, store.stat(&job.key)).await;
+                published.push(Published { store: name, result });
                 continue;
             }
             Err(error) if job.require_all => return Err(error.context(format!("store {name}"))),
@@ -83,6 +88,41 @@ pub async fn join_sinks(
             Err(error)
         }
     }
+}
+
+/// Makes sure that what earlier attempts published is what came now: the source may have been replaced since. What differs is
+/// removed, so that one revision never means two things.
+///
+/// # Errors
+/// `Changed` if anything differed: the next attempt brings the same to every store. What the permit says before each removal.
+pub async fn remove_differing(
+    job: &Import,
+    content: &Digest,
+    published: &[Published],
+    stop: &CancellationToken,
+) -> Result<()> {
+    let mut differing = Vec::new();
+    for Target { store, .. } in &job.targets {
+        let earlier = published.iter().filter(|published| published.store == store.name());
+        let stats = earlier.filter_map(|published| published.result.as_ref().ok());
+        if stats.map(|stat| stat.image.manifest.root()).any(|found| found != *content) {
+            if let Some(permit) = &job.permit {
+                permit.permit().await?;
+            }
+            let removed = answer(store.name(), "removing other bytes", stop, store.delete(&job.key, job.attempt)).await;
+            removed.map_err(|e| e.context(format!("store {}", store.name())))?;
+            differing.push(store.name());
+        }
+    }
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "store {} held other bytes, of an earlier attempt, than the source has now; they are removed, and the next attempt brings \
+         the same to every store. Declare a checksum if the source must not change",
+        differing.join(", ")
+    );
+    Err(Error::new(Kind::Changed, message))
 }
 
 /// Removes what was written.

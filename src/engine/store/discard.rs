@@ -33,7 +33,7 @@ impl Store for Discard {
         Err(not_kept(key))
     }
 
-    async fn delete(&self, _key: &ObjectKey) -> Result<()> {
+    async fn delete(&self, _key: &ObjectKey, _attempt: u32) -> Result<()> {
         Ok(())
     }
 

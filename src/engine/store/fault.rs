@@ -77,6 +77,10 @@ impl Store for FaultyStore {
         self.inner.name()
     }
 
+    fn id(&self) -> Option<String> {
+        self.inner.id()
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         let inner = self.inner.create(key, attempt, format).await?;
         Ok(Box::new(FaultySink { inner, state: Arc::clone(&self.state) }))
@@ -91,8 +95,8 @@ impl Store for FaultyStore {
         self.inner.stat(key).await
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<()> {
-        self.inner.delete(key).await
+    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
+        self.inner.delete(key, attempt).await
     }
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {

@@ -31,6 +31,10 @@ impl Store for LimitedStore {
         self.inner.name()
     }
 
+    fn id(&self) -> Option<String> {
+        self.inner.id()
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         let turn = Arc::clone(&self.turns)
             .acquire_owned()
@@ -47,8 +51,8 @@ impl Store for LimitedStore {
         self.inner.stat(key).await
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<()> {
-        self.inner.delete(key).await
+    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
+        self.inner.delete(key, attempt).await
     }
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {

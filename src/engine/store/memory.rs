@@ -38,8 +38,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<ObjectKey, Arc<Object>>,
-    /// The sink that may publish each key: its attempt and ticket.
-    owners: BTreeMap<ObjectKey, (u32, u64)>,
+    /// The sink that may publish each key: its attempt and ticket. After a deletion there is no ticket.
+    owners: BTreeMap<ObjectKey, (u32, Option<u64>)>,
     sinks: BTreeMap<u64, Unfinished>,
     next_ticket: u64,
 }
@@ -114,13 +114,15 @@ impl Store for MemoryStore {
         if state.objects.contains_key(key) {
             return Err(exists(&self.name, key));
         }
-        if let Some((latest, _)) = state.owners.get(key).filter(|(latest, _)| *latest > attempt) {
-            return Err(overtaken(&self.name, key, attempt, *latest));
+        match state.owners.get(key) {
+            Some((latest, _)) if *latest > attempt => return Err(overtaken(&self.name, key, attempt, *latest)),
+            Some((latest, None)) if *latest == attempt => return Err(deleted(&self.name, key, attempt)),
+            _ => {}
         }
         state.sinks.retain(|_, sink| sink.key != *key);
         let ticket = state.next_ticket;
         state.next_ticket = ticket.wrapping_add(1);
-        state.owners.insert(key.clone(), (attempt, ticket));
+        state.owners.insert(key.clone(), (attempt, Some(ticket)));
         state.sinks.insert(ticket, Unfinished { key: key.clone(), attempt, changed: Instant::now(), allocated: 0 });
         drop(state);
         let (store, key) = (self.clone(), key.clone());
@@ -136,8 +138,12 @@ impl Store for MemoryStore {
         Ok(self.stat_of(key, &object))
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
         let mut state = self.shared.lock();
+        if let Some((latest, _)) = state.owners.get(key).filter(|(latest, _)| *latest > attempt) {
+            return Err(overtaken(&self.name, key, attempt, *latest));
+        }
+        state.owners.insert(key.clone(), (attempt, None));
         state.objects.remove(key);
         state.sinks.retain(|_, sink| sink.key != *key);
         Ok(())
@@ -183,10 +189,16 @@ fn exists(store: &str, key: &ObjectKey) -> Error {
     Error::new(Kind::AlreadyExists, format!("store {store} already holds {key}; delete it before it is written anew"))
 }
 
+fn deleted(store: &str, key: &ObjectKey, attempt: u32) -> Error {
+    Error::new(
+        Kind::Conflict,
+        format!("store {store}: {key} was deleted with attempt {attempt}; a later one can write it"),
+    )
+}
+
 fn overtaken(store: &str, key: &ObjectKey, attempt: u32, latest: u32) -> Error {
-    let message = format!(
-        "store {store}: attempt {attempt} to write {key} was overtaken by attempt {latest}, which goes on with it"
-    );
+    let message =
+        format!("store {store}: attempt {attempt} at {key} was overtaken by attempt {latest}, which goes on with it");
     Error::new(Kind::Conflict, message)
 }
 
@@ -228,8 +240,8 @@ impl MemorySink {
             return Err(cut_off(store, key, length, self.end));
         }
         let mut state = self.store.shared.lock();
-        let (latest, owner) = state.owners.get(key).copied().unwrap_or((self.attempt, self.ticket));
-        if owner != self.ticket || !state.sinks.contains_key(&self.ticket) {
+        let (latest, owner) = state.owners.get(key).copied().unwrap_or((self.attempt, None));
+        if owner != Some(self.ticket) || !state.sinks.contains_key(&self.ticket) {
             return Err(overtaken(store, key, self.attempt, latest));
         }
         if state.objects.contains_key(key) {

@@ -11,6 +11,7 @@
 //! `tests/stores` holds the conformance suite that every one of them passes.
 
 mod data_file;
+mod deadline;
 pub mod discard;
 pub mod fault;
 pub mod filesystem;
@@ -24,6 +25,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use deadline::answer;
+
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, StoredImage, Verified},
@@ -34,6 +37,11 @@ use crate::{
 pub trait Store: Send + Sync {
     /// The ImageStore's name, for messages.
     fn name(&self) -> &str;
+
+    /// Which back end it is, so that another one in its place is noticed; `None` where nothing tells.
+    fn id(&self) -> Option<String> {
+        None
+    }
 
     /// Begins to write `key` under a private name. `attempt` is the fencing token: once a sink with a higher attempt exists
     /// for `key`, one with a lower attempt can no longer publish. Of two sinks with the same attempt, the one created last
@@ -55,11 +63,12 @@ pub trait Store: Send + Sync {
     /// `NotFound`, `Unavailable`.
     async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat>;
 
-    /// Removes a published object and every leftover of unfinished sinks for `key`. Removing what is not there succeeds.
+    /// Removes what `attempt` or an earlier one published for `key`, and every leftover of their sinks; from then on none of
+    /// these can publish. Removing what is not there succeeds. Works also when the store is full.
     ///
     /// # Errors
-    /// `Conflict` if it is in use, `Unavailable`.
-    async fn delete(&self, key: &ObjectKey) -> Result<()>;
+    /// `Conflict` if a higher attempt has begun or published: nothing is removed then. `Unavailable`.
+    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()>;
 
     /// All that the store holds, published or not.
     ///
@@ -71,7 +80,7 @@ pub trait Store: Send + Sync {
     /// it. Published objects are never touched. Returns the names of what was removed.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`, and what stood in the way of removing single ones; the others are removed then.
     async fn sweep(&self, older_than: Duration) -> Result<Vec<String>>;
 
     /// Whether the store can be read and written now; cheap.

@@ -109,7 +109,7 @@ impl Store for PlainFile {
         Err(not_kept(key))
     }
 
-    async fn delete(&self, _key: &ObjectKey) -> Result<()> {
+    async fn delete(&self, _key: &ObjectKey, _attempt: u32) -> Result<()> {
         Ok(())
     }
 

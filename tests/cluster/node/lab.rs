@@ -131,9 +131,12 @@ impl<'a> Lab<'a> {
     /// Orders the removal of what `order` imports from where it imports it to; gives the task's name.
     pub async fn delete(&self, order: &Order) -> String {
         let name = format!("{}-r{}-delete-{}", order.image, order.revision, order.attempt);
-        let target =
-            |store: &StoreTarget| DeleteTarget { name: store.name.clone(), filesystem: store.filesystem.clone() };
-        let delete = DeleteOrder { stores: order.import.stores.iter().map(target).collect() };
+        let target = |store: &StoreTarget| DeleteTarget {
+            name: store.name.clone(),
+            store_id: store.store_id.clone(),
+            filesystem: store.filesystem.clone(),
+        };
+        let delete = DeleteOrder { stores: order.import.stores.iter().map(target).collect(), fence: order.attempt };
         let spec = self.spec(order, Action::Delete);
         self.create(&name, ImageTaskSpec { delete: Some(delete), ..spec }).await
     }
@@ -255,7 +258,12 @@ impl Order {
             checksum_url: None,
             disk_format: vitrine::api::DeclaredFormat::Auto,
             container_format: None,
-            stores: vec![StoreTarget { name: "s".to_owned(), output: RAW, filesystem: Some(filesystem) }],
+            stores: vec![StoreTarget {
+                name: "s".to_owned(),
+                output: RAW,
+                store_id: None,
+                filesystem: Some(filesystem),
+            }],
         };
         Self { image: image.to_owned(), revision: 1, attempt: 1, node: node.to_owned(), import }
     }

@@ -10,3 +10,4 @@ mod leases;
 mod outages;
 mod reports;
 mod stops;
+mod volumes;

@@ -48,7 +48,7 @@ async fn write_until_killed(folder: &Path, first: u64, killer: i32) {
         let pieces: Vec<_> = (0..8).map(|i| (i * LENGTH / 8, noise(revision * 8 + i, PIECE))).collect();
         publish(&store, &key(revision), LENGTH, &pieces).await;
         if revision % 3 == 0 {
-            store.delete(&key(revision)).await.unwrap();
+            store.delete(&key(revision), 1).await.unwrap();
         }
     }
 }
@@ -155,7 +155,7 @@ fn what_was_committed_survives_a_power_cut() {
             let sink = store.create(&key(2), 7, OutputFormat::RAW).await.unwrap();
             fs::copy(path("disk"), path("after-creation")).unwrap();
             sink.abort().await.unwrap();
-            store.delete(&key(1)).await.unwrap();
+            store.delete(&key(1), 1).await.unwrap();
             fs::copy(path("disk"), path("after-deletion")).unwrap();
             store.id().clone()
         });

@@ -58,6 +58,22 @@ async fn survives_a_full_disk(folder: &Path, room: u64) {
     assert_eq!(refused(sink.commit(8 * room, &proof(8 * room)).await), Kind::NoSpace);
     assert_eq!(read_all(&*store.open(&key(9)).await.unwrap()).await, noise(9, MIB as usize));
     publish(&store, &key(1), 2 * MIB, &[(0, noise(1, 2 * MIB as usize))]).await;
+    can_be_emptied(&store, folder).await;
+}
+
+/// What is there can be removed when not a byte is left, and what is not there too.
+async fn can_be_emptied(store: &FilesystemStore, folder: &Path) {
+    let filler = folder.join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    for length in [MIB as usize, 4096, 1] {
+        while std::io::Write::write_all(&mut file, &vec![1; length]).and_then(|()| file.sync_all()).is_ok() {}
+    }
+    assert_eq!(refused(store.probe().await), Kind::NoSpace);
+    for revision in [7, 1, 9] {
+        store.delete(&key(revision), 1).await.unwrap();
+    }
+    assert_eq!(objects(folder), ["filler"]);
+    fs::remove_file(filler).unwrap();
 }
 
 #[test]

@@ -37,7 +37,7 @@ async fn nothing_is_read_or_written_without_the_marker() {
     assert_eq!(refused(store.open(&key(1)).await.map(|_| ())), Kind::Unavailable);
     // Neither "it is not there" nor "it is deleted" may be said of a volume that is not there.
     assert_eq!(refused(store.stat(&key(1)).await), Kind::Unavailable);
-    assert_eq!(refused(store.delete(&key(9)).await), Kind::Unavailable);
+    assert_eq!(refused(store.delete(&key(9), 1).await), Kind::Unavailable);
     assert_eq!(refused(store.list().await), Kind::Unavailable);
     assert_eq!(refused(store.sweep(std::time::Duration::ZERO).await), Kind::Unavailable);
     assert_eq!(refused(store.probe().await), Kind::Unavailable);

@@ -13,7 +13,7 @@ use vitrine_engine::{
 };
 
 use super::{names, objects, open};
-use crate::conformance::{key, noise, proof, publish, read_all, refused};
+use crate::conformance::{key, noise, proof, publish, publish_with, read_all, refused};
 
 async fn published(folder: &Path) -> (FilesystemStore, std::path::PathBuf) {
     let store = open(folder);
@@ -45,7 +45,7 @@ async fn links_are_not_followed() {
     symlink(&outside, &object).unwrap();
     assert_eq!(refused(store.open(&key(1)).await.map(|_| ())), Kind::Io);
     assert!(!store.list().await.unwrap()[0].published);
-    store.delete(&key(1)).await.unwrap();
+    store.delete(&key(1), 1).await.unwrap();
     assert_eq!(names(&outside), ["data", "image.json", "manifest"]);
 
     fs::rename(&outside, &object).unwrap();
@@ -53,7 +53,7 @@ async fn links_are_not_followed() {
     symlink(folder.path().join("secret"), object.join("data")).unwrap();
     assert_eq!(refused(store.open(&key(1)).await.map(|_| ())), Kind::Io);
     assert_eq!(refused(store.stat(&key(1)).await), Kind::Io);
-    store.delete(&key(1)).await.unwrap();
+    store.delete(&key(1), 1).await.unwrap();
     assert!(folder.path().join("secret").exists());
 
     fs::remove_dir_all(root.join(".fences")).unwrap();
@@ -100,8 +100,8 @@ async fn a_damaged_record_is_noticed() {
             assert!(error.to_string().contains(said), "{error}");
         }
     }
-    store.delete(&key(1)).await.unwrap();
-    publish(&store, &key(1), 10, &[]).await;
+    store.delete(&key(1), 1).await.unwrap();
+    publish_with(&store, &key(1), 2, 10, &[]).await;
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn a_deletion_that_gets_stuck_leaves_nothing_visible() {
     let (store, object) = published(folder.path()).await;
     // Deeper than the store removes: nothing of its own looks like this.
     fs::create_dir_all(object.join("a/b/c/d/e/f/g/h/i/j")).unwrap();
-    refused(store.delete(&key(1)).await);
+    refused(store.delete(&key(1), 1).await);
     assert_eq!(refused(store.stat(&key(1)).await), Kind::NotFound);
     let entries = store.list().await.unwrap();
     assert!(entries.len() == 1 && !entries[0].published && entries[0].key == Some(key(1)), "{entries:?}");
@@ -162,9 +162,12 @@ async fn an_object_is_seen_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let watchers: Vec<_> = (0..8).map(|_| tokio::spawn(watch(store.clone(), 40))).collect();
-    while !watchers.iter().all(tokio::task::JoinHandle::is_finished) {
-        publish(&store, &key(1), 5000, &[(0, noise(1, 5000))]).await;
-        store.delete(&key(1)).await.unwrap();
+    for attempt in 1.. {
+        if watchers.iter().all(tokio::task::JoinHandle::is_finished) {
+            break;
+        }
+        publish_with(&store, &key(1), attempt, 5000, &[(0, noise(1, 5000))]).await;
+        store.delete(&key(1), attempt).await.unwrap();
     }
     for watcher in watchers {
         watcher.await.unwrap();

@@ -26,7 +26,7 @@ async fn nothing_is_decided_while_another_process_holds_the_lock() {
     let mut commit = sink.commit(0, &proof);
     let wait = Duration::from_millis(100);
     assert!(tokio::time::timeout(wait, &mut commit).await.is_err());
-    assert!(tokio::time::timeout(wait, store.delete(&key(1))).await.is_err());
+    assert!(tokio::time::timeout(wait, store.delete(&key(1), 1)).await.is_err());
     assert!(tokio::time::timeout(wait, store.create(&key(1), 1, OutputFormat::RAW)).await.is_err());
     assert_eq!(refused(store.stat(&key(1)).await), Kind::NotFound);
     drop(fence);

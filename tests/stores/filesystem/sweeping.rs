@@ -82,7 +82,7 @@ async fn beginning_and_deleting_collect_the_leftovers_of_their_key() {
     assert_eq!(objects(folder.path()).len(), 2);
     sink.abort().await.unwrap();
     assert_eq!(objects(folder.path()), [other]);
-    store.delete(&key(2)).await.unwrap();
+    store.delete(&key(2), 1).await.unwrap();
     assert!(objects(folder.path()).is_empty());
 }
 
@@ -94,12 +94,25 @@ async fn fences_go_when_nothing_is_left_to_fence() {
     for revision in 1..=3 {
         publish(&store, &key(revision), 0, &[]).await;
     }
-    store.delete(&key(2)).await.unwrap();
-    store.delete(&key(3)).await.unwrap();
+    store.delete(&key(2), 1).await.unwrap();
+    store.delete(&key(3), 1).await.unwrap();
     set_age(&fences.join(key(1).to_string()), 2 * HOUR);
     set_age(&fences.join(key(2).to_string()), 2 * HOUR);
     store.sweep(HOUR).await.unwrap();
     // The object of the first is there, and the deletion of the third is recent.
     assert_eq!(names(&fences), [key(1).to_string(), key(3).to_string()]);
     assert_eq!(refused(store.create(&key(3), 0, OutputFormat::RAW).await.map(|_| ())), Kind::Conflict);
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_does_not_keep_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let names: Vec<_> = (1..=3).map(|revision| leave_partial(folder.path(), revision, 2 * HOUR)).collect();
+    // Deeper than the store removes: nothing of its own looks like this.
+    fs::create_dir_all(folder.path().join(&names[1]).join("a/b/c/d/e/f/g/h/i/j")).unwrap();
+    set_age(&folder.path().join(&names[1]), 2 * HOUR);
+    let error = store.sweep(HOUR).await.unwrap_err();
+    assert!(error.to_string().contains("1 leftovers") && error.to_string().contains(&names[1]), "{error}");
+    assert_eq!(objects(folder.path()), [names[1].clone()]);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Draft, orders::delete_task, phase_of, settle::is_local};
 use crate::{
-    api::{Action, Cleanup, DeleteTarget, ImageStore, ImageTask, TaskPhase, condition::events},
+    api::{Action, Cleanup, ImageStore, ImageTask, TaskPhase, condition::events},
     controller::fleet::{Demand, Liveness},
     kube::event::Happening,
 };
@@ -104,8 +104,7 @@ impl<'a> Draft<'a> {
                 }
             }
         };
-        let target = DeleteTarget { name: item.store.clone(), filesystem: store.spec.filesystem.clone() };
-        let order = delete_task(self.seen.image, target, &place(item), (item.revision, attempt), &node);
+        let order = delete_task(self.seen, item, store, &place(item), attempt, &node);
         self.orders.create.push(order);
         Outcome::Underway
     }
@@ -161,7 +160,7 @@ fn name_some(waits: &[String]) -> Option<String> {
 }
 
 fn describe(item: &Cleanup) -> String {
-    let Cleanup { revision, store, node } = item;
+    let Cleanup { revision, store, node, attempt: _ } = item;
     match node {
         Some(node) => format!("removing revision {revision} from store {store} on node {node}"),
         None => format!("removing revision {revision} from store {store}"),

@@ -207,9 +207,14 @@ impl<'a> Draft<'a> {
     }
 
     fn discard_at(&mut self, revision: i64, store: &str, node: Option<&str>) {
-        let item = crate::api::Cleanup { revision, store: store.to_owned(), node: node.map(str::to_owned) };
-        if !self.status.cleanup.contains(&item) {
-            self.status.cleanup.push(item);
+        let attempt = orders::last_attempt(self.seen, revision);
+        let item = crate::api::Cleanup { revision, store: store.to_owned(), node: node.map(str::to_owned), attempt };
+        let same = |other: &&mut crate::api::Cleanup| {
+            (other.revision, &other.store, &other.node) == (revision, &item.store, &item.node)
+        };
+        match self.status.cleanup.iter_mut().find(same) {
+            Some(known) => known.attempt = known.attempt.max(attempt),
+            None => self.status.cleanup.push(item),
         }
     }
 }

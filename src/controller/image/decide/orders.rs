@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::Observed;
 use crate::api::{
-    Action, DeleteOrder, DeleteTarget, Image, ImageIdentity, ImageTask, ImageTaskSpec, ImportOrder, StoreTarget,
-    TaskHttp, TaskSource, identity,
+    Action, Cleanup, DeleteOrder, DeleteTarget, HIGHEST_ATTEMPT, Image, ImageIdentity, ImageStore, ImageTask,
+    ImageTaskSpec, ImportOrder, StoreTarget, TaskHttp, TaskSource, identity,
 };
 use crate::controller::image::validate::{Wanted, WantedStore};
 
@@ -58,13 +59,14 @@ impl Orders {
 
 /// The order to bring `revision` into `stores`. `known` are digests of the revision from an earlier import: what comes must be the same.
 pub fn import_task(
-    image: &Image,
+    seen: &Observed<'_>,
     wanted: &Wanted,
     stores: &[&WantedStore],
     known: &[String],
     (revision, attempt): (i64, i64),
     node: &str,
 ) -> NewTask {
+    let image = seen.image;
     let uid = image.metadata.uid.clone().unwrap_or_default();
     let name = identity::task_name(&uid, revision, Action::Import, None, attempt);
     let (http, secret) = (&wanted.source, wanted.secret.clone().unwrap_or_default());
@@ -87,6 +89,7 @@ pub fn import_task(
             .map(|store| StoreTarget {
                 name: store.name.clone(),
                 output: store.output,
+                store_id: seen.stores.get(&store.name).and_then(|found| store_id(seen, found, node)),
                 filesystem: Some(store.backend.clone()),
             })
             .collect(),
@@ -95,19 +98,45 @@ pub fn import_task(
     NewTask { task: task(&uid, name, spec), secret }
 }
 
-/// The order to remove `revision` from a store. `place` tells it from orders for other places.
+/// The order to remove what `item` names from `store`. `place` tells it from orders for other places, `attempt` from earlier ones.
 pub fn delete_task(
-    image: &Image,
-    target: DeleteTarget,
+    seen: &Observed<'_>,
+    item: &Cleanup,
+    store: &ImageStore,
     place: &str,
-    (revision, attempt): (i64, i64),
+    attempt: i64,
     node: &str,
 ) -> NewTask {
+    let (image, revision) = (seen.image, item.revision);
+    let target = DeleteTarget {
+        name: item.store.clone(),
+        store_id: store_id(seen, store, node),
+        filesystem: store.spec.filesystem.clone(),
+    };
     let uid = image.metadata.uid.clone().unwrap_or_default();
     let name = identity::task_name(&uid, revision, Action::Delete, Some(place), attempt);
-    let order = DeleteOrder { stores: vec![target] };
+    let order = DeleteOrder { stores: vec![target], fence: item.attempt };
     let spec = ImageTaskSpec { delete: Some(order), ..spec(image, Action::Delete, revision, attempt, node) };
     NewTask { task: task(&uid, name, spec), secret: BTreeMap::new() }
+}
+
+/// The highest attempt at an Import of `revision` that is known of. An unknown revision has none that could be disturbed.
+pub fn last_attempt(seen: &Observed<'_>, revision: i64) -> i64 {
+    let status = seen.image.status.iter().flat_map(|status| &status.revisions);
+    let recorded = status.filter(|known| known.number == revision).map(|known| known.attempts);
+    let imports = seen.tasks.iter().map(|task| &task.spec);
+    let imports = imports.filter(|spec| spec.action == Action::Import && spec.revision == revision);
+    recorded.chain(imports.map(|spec| spec.attempt)).max().filter(|last| *last > 0).unwrap_or(HIGHEST_ATTEMPT)
+}
+
+/// Which store `node` must find: what all agree on if it is shared, else what the node itself has reported.
+fn store_id(seen: &Observed<'_>, store: &ImageStore, node: &str) -> Option<String> {
+    let shared = store.spec.filesystem.as_ref().is_some_and(|backend| backend.shared);
+    if shared {
+        return store.status.as_ref()?.id.clone();
+    }
+    let report = seen.fleet.report(node, store.metadata.name.as_deref()?)?;
+    report.id.clone().filter(|_| report.uid == store.metadata.uid)
 }
 
 fn spec(image: &Image, action: Action, revision: i64, attempt: i64, node: &str) -> ImageTaskSpec {

@@ -103,7 +103,7 @@ impl Draft<'_> {
             return;
         }
         let known = self.revision(number).map(|revision| revision.digests.clone()).unwrap_or_default();
-        let order = import_task(self.seen.image, wanted, &stores, &known, (number, attempt.number), &node);
+        let order = import_task(self.seen, wanted, &stores, &known, (number, attempt.number), &node);
         self.orders.create.push(order);
     }
 
@@ -185,7 +185,7 @@ impl Draft<'_> {
         revision.tried = shared;
         revision.attempts = revision.attempts.saturating_add(1);
         let (ordinal, known) = (revision.attempts, revision.digests.clone());
-        let order = import_task(self.seen.image, wanted, missing, &known, (number, ordinal), &node);
+        let order = import_task(self.seen, wanted, missing, &known, (number, ordinal), &node);
         let names = missing.iter().map(|store| store.name.as_str()).collect::<Vec<_>>().join(", ");
         let note = format!("node {node} imports revision {number} into {names} (attempt {ordinal})");
         self.orders.create.push(order);

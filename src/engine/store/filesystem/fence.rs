@@ -1,7 +1,7 @@
 //! One writer per key: a lock while something is decided, and a durable note of who may publish.
 //!
-//! The fence of a key is a file of lines `a<attempt> <nonce>`. Lines are only ever added; the last whole one names the sink
-//! that may publish. A line torn by a crash is not whole, so the one before it still holds. The same file carries the lock
+//! The fence of a key is a file of lines `a<attempt> <nonce>`, and `d<attempt> <nonce>` for a deletion. Lines are only ever added;
+//! the last whole one names the sink that may publish, or the deletion after which only a later attempt may. A line torn by a crash is not whole, so the one before it still holds. The same file carries the lock
 //! (`flock`, also honoured between clients of one NFS server), which the kernel gives back when a process dies.
 
 use std::{
@@ -17,6 +17,7 @@ use rustix::{
 
 use super::{
     layout::{self, Token},
+    partial::overtaken,
     place::Place,
     tree,
 };
@@ -31,6 +32,33 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(5);
 /// How much of a fence's end is read, in bytes: the last line and a torn one have fewer than 64.
 const TAIL: u64 = 4096;
+
+/// What came last in the life of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Last {
+    /// The sink that may publish.
+    Sink(Token),
+    /// What this attempt and earlier ones had was deleted.
+    Deletion(u32),
+}
+
+impl Last {
+    /// The highest attempt so far.
+    pub(super) fn attempt(self) -> u32 {
+        match self {
+            Self::Sink(token) => token.attempt,
+            Self::Deletion(attempt) => attempt,
+        }
+    }
+
+    /// Whether a sink with `attempt` may begin.
+    pub(super) fn admits(self, attempt: u32) -> bool {
+        match self {
+            Self::Sink(token) => token.attempt <= attempt,
+            Self::Deletion(deleted) => deleted < attempt,
+        }
+    }
+}
 
 /// The locked fence of one key. The lock ends when this is dropped.
 pub(super) struct Fence<'a> {
@@ -61,8 +89,8 @@ impl<'a> Fence<'a> {
         }
     }
 
-    /// Who may publish; `None` if nobody ever began.
-    pub(super) fn owner(&mut self) -> Result<Option<Token>> {
+    /// What came last; `None` if nobody ever began.
+    pub(super) fn last(&mut self) -> Result<Option<Last>> {
         let text = self.read_tail().map_err(|e| self.failed("reading", &e))?;
         // What follows the last line end is torn; what precedes the first in a cut-off tail does not parse.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -73,6 +101,35 @@ impl<'a> Fence<'a> {
     pub(super) fn pass_to(&mut self, token: Token) -> Result<()> {
         let line = format!("a{} {:016x}\n", token.attempt, token.nonce);
         self.append(&line).map_err(|e| self.failed("writing", &e))
+    }
+
+    /// Makes sure that a deletion by `attempt` takes nothing from a later one.
+    ///
+    /// # Errors
+    /// `Conflict` if a later one has begun.
+    pub(super) fn require_latest(&mut self, attempt: u32) -> Result<()> {
+        match self.last()?.filter(|last| last.attempt() > attempt) {
+            Some(last) => Err(overtaken(self.place, self.key, attempt, last.attempt())),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes durably that nothing of `attempt` and earlier ones may be published any more.
+    pub(super) fn close(&mut self, attempt: u32) -> Result<()> {
+        let never_begun = self.last()?.is_none();
+        let line = format!("d{attempt} {:016x}\n", rand::random::<u64>());
+        match self.append(&line).map_err(|e| self.failed("writing", &e)) {
+            // There is no sink to shut out, and a full volume must not keep anybody from giving up what is not on it.
+            Err(error) if never_begun && error.kind() == Kind::NoSpace => Ok(()),
+            written => written,
+        }
+    }
+
+    /// Length of the fence's file in bytes: it grows with everything that happens to the key.
+    pub(super) fn length(&self) -> Result<i64> {
+        let stat = rustix::fs::fstat(&self.file);
+        stat.map(|stat| stat.st_size)
+            .map_err(|errno| self.place.error(&format!("looking at the fence of {}", self.key), errno))
     }
 
     /// Removes the fence, for a key of which nothing is left.
@@ -128,12 +185,15 @@ fn wait_for_lock(place: &Place, key: &ObjectKey, file: &OwnedFd, until: Option<I
     }
 }
 
-fn parse_line(line: &str) -> Option<Token> {
-    let (attempt, nonce) = line.strip_prefix('a')?.split_once(' ')?;
-    if nonce.len() != 16 {
-        return None;
+fn parse_line(line: &str) -> Option<Last> {
+    let (kind, rest) = line.split_at_checked(1)?;
+    let (attempt, nonce) = rest.split_once(' ').filter(|(_, nonce)| nonce.len() == 16)?;
+    let (attempt, nonce) = (attempt.parse().ok()?, u64::from_str_radix(nonce, 16).ok()?);
+    match kind {
+        "a" => Some(Last::Sink(Token { attempt, nonce })),
+        "d" => Some(Last::Deletion(attempt)),
+        _ => None,
     }
-    Some(Token { attempt: attempt.parse().ok()?, nonce: u64::from_str_radix(nonce, 16).ok()? })
 }
 
 #[cfg(test)]
@@ -151,10 +211,10 @@ mod tests {
         let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
         file.write_all(b"a2 00000").unwrap();
         let mut fence = Fence::lock(&place, &root, &key).unwrap();
-        assert_eq!(fence.owner().unwrap(), Some(first));
+        assert_eq!(fence.last().unwrap(), Some(Last::Sink(first)));
         let third = Token { attempt: 3, nonce: u64::MAX };
         fence.pass_to(third).unwrap();
-        assert_eq!(fence.owner().unwrap(), Some(third));
+        assert_eq!(fence.last().unwrap(), Some(Last::Sink(third)));
     }
 
     #[test]
@@ -171,7 +231,7 @@ mod tests {
             first.remove().unwrap();
             second.join().unwrap().unwrap();
         });
-        assert!(Fence::lock(&place, &root, &key).unwrap().owner().unwrap().is_some());
+        assert!(Fence::lock(&place, &root, &key).unwrap().last().unwrap().is_some());
     }
 
     #[test]
@@ -182,7 +242,7 @@ mod tests {
         let lines: Vec<_> = (0..1000).map(|attempt| format!("a{attempt} {attempt:016x}\n")).collect();
         drop(Fence::lock(&place, &root, &key).unwrap());
         std::fs::write(folder.path().join(layout::FENCES).join("k-r1"), lines.concat()).unwrap();
-        let owner = Fence::lock(&place, &root, &key).unwrap().owner().unwrap();
-        assert_eq!(owner, Some(Token { attempt: 999, nonce: 999 }));
+        let last = Fence::lock(&place, &root, &key).unwrap().last().unwrap();
+        assert_eq!(last, Some(Last::Sink(Token { attempt: 999, nonce: 999 })));
     }
 }

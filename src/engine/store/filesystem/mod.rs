@@ -38,12 +38,7 @@ use rustix::io::Errno;
 pub use place::StoreId;
 
 use self::{
-    fence::Fence,
-    layout::{Entry, Token},
-    partial::Partial,
-    place::Place,
-    reader::FilesystemReader,
-    sink::FilesystemSink,
+    fence::Fence, layout::Entry, partial::Partial, place::Place, reader::FilesystemReader, sink::FilesystemSink,
 };
 use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
 use crate::{
@@ -97,6 +92,10 @@ impl Store for FilesystemStore {
         self.place.name()
     }
 
+    fn id(&self) -> Option<String> {
+        Some(self.place.id().to_string())
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         let key = key.clone();
         self.with_place(move |place| {
@@ -116,9 +115,9 @@ impl Store for FilesystemStore {
         self.with_place(move |place| stat(place, &key)).await
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
         let key = key.clone();
-        self.with_place(move |place| delete(place, &key)).await
+        self.with_place(move |place| delete(place, &key, attempt)).await
     }
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {
@@ -152,21 +151,20 @@ fn stat(place: &Place, key: &ObjectKey) -> Result<ObjectStat> {
     Ok(ObjectStat { image, url: place.url_of(key), allocated_size })
 }
 
-fn delete(place: &Place, key: &ObjectKey) -> Result<()> {
+fn delete(place: &Place, key: &ObjectKey, attempt: u32) -> Result<()> {
     let name = layout::object_name(key);
     let root = place.enter()?;
     let failed = |errno| place.error(&format!("deleting {key}"), errno);
     let mut fence = Fence::lock(place, &root, key)?;
-    // A sink that is still at work loses its right to publish with the same stroke.
-    if let Some(owner) = fence.owner()? {
-        fence.pass_to(Token { attempt: owner.attempt, nonce: rand::random() })?;
-    }
+    fence.require_latest(attempt)?;
     match rustix::fs::renameat(&root, &name, &root, layout::removed_name(key, rand::random())) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(failed(errno)),
     }
     rustix::fs::fsync(&root).map_err(failed)?;
-    partial::remove_leftovers(place, &root, key)
+    partial::remove_leftovers(place, &root, key)?;
+    // Last, so that a full volume has room for it. Until then nobody can publish, for that takes the lock which is held here.
+    fence.close(attempt)
 }
 
 fn list(place: &Place) -> Result<Vec<ObjectEntry>> {

@@ -11,7 +11,7 @@ use super::{
         ObjectStat,
         data_file::{DataFile, open_direct},
     },
-    fence::Fence,
+    fence::{Fence, Last},
     layout::{self, Entry, Token},
     place::Place,
     record, room, tree,
@@ -49,8 +49,8 @@ impl Partial {
         if tree::look_up(&root, &object).map_err(|e| place.error("looking for the object", e))?.is_some() {
             return Err(exists(place, key));
         }
-        if let Some(owner) = fence.owner()?.filter(|owner| owner.attempt > attempt) {
-            return Err(overtaken(place, key, attempt, owner.attempt));
+        if let Some(last) = fence.last()?.filter(|last| !last.admits(attempt)) {
+            return Err(overtaken(place, key, attempt, last.attempt()));
         }
         let token = Token { attempt, nonce: rand::random() };
         fence.pass_to(token)?;
@@ -105,7 +105,7 @@ impl Partial {
         let object = layout::object_name(&self.key);
         {
             let mut fence = Fence::lock(&self.place, &self.root, &self.key)?;
-            self.require(fence.owner()?)?;
+            self.require(fence.last()?)?;
             self.place.confirm(&self.root)?;
             tree::rename_to_new(&self.root, &self.name, &object).map_err(|errno| match errno {
                 Errno::EXIST => exists(&self.place, &self.key),
@@ -145,15 +145,15 @@ impl Partial {
     }
 
     fn check_owner(&self) -> Result<()> {
-        let owner = Fence::lock(&self.place, &self.root, &self.key)?.owner()?;
-        self.require(owner)
+        let last = Fence::lock(&self.place, &self.root, &self.key)?.last()?;
+        self.require(last)
     }
 
-    fn require(&self, owner: Option<Token>) -> Result<()> {
-        match owner {
-            Some(owner) if owner == self.token => Ok(()),
-            owner => {
-                let latest = owner.map_or(self.token.attempt, |owner| owner.attempt);
+    fn require(&self, last: Option<Last>) -> Result<()> {
+        match last {
+            Some(Last::Sink(owner)) if owner == self.token => Ok(()),
+            last => {
+                let latest = last.map_or(self.token.attempt, Last::attempt);
                 Err(overtaken(&self.place, &self.key, self.token.attempt, latest))
             }
         }
@@ -191,9 +191,9 @@ fn exists(place: &Place, key: &ObjectKey) -> Error {
     )
 }
 
-fn overtaken(place: &Place, key: &ObjectKey, attempt: u32, latest: u32) -> Error {
+pub(super) fn overtaken(place: &Place, key: &ObjectKey, attempt: u32, latest: u32) -> Error {
     let message = format!(
-        "store {}: attempt {attempt} to write {key} was overtaken by attempt {latest}, or {key} was deleted meanwhile",
+        "store {}: attempt {attempt} at {key} was overtaken by attempt {latest}, or {key} was deleted meanwhile",
         place.name()
     );
     Error::new(Kind::Conflict, message)

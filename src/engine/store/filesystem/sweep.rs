@@ -11,28 +11,41 @@ use super::{
     place::Place,
     tree,
 };
-use crate::{error::Result, model::ObjectKey};
+use crate::{
+    error::{Error, Result},
+    model::ObjectKey,
+};
 
-/// Removes leftovers that were not changed for `older_than`; returns their names.
+/// Removes leftovers that were not changed for `older_than`; returns their names. One that cannot be removed does not keep the
+/// others; the error is told at the end.
 pub(super) fn sweep(place: &Place, older_than: Duration) -> Result<Vec<String>> {
     let root = place.enter()?;
     let names = tree::names(&root).map_err(|e| place.error("listing the folder", e))?;
-    let mut removed = Vec::new();
+    let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for name in names {
-        let collected = match Entry::of(&name) {
-            Entry::Partial(key) | Entry::Removed(key) => {
-                let _fence = Fence::lock(place, &root, &key)?;
-                !is_busy(&root, &name) && collect(place, &root, &name, older_than)?
-            }
-            Entry::Scratch => collect(place, &root, &name, older_than)?,
-            Entry::Object(_) | Entry::Own | Entry::Foreign => false,
-        };
-        if collected {
-            removed.push(name);
+        match sweep_entry(place, &root, &name, older_than) {
+            Ok(true) => removed.push(name),
+            Ok(false) => {}
+            Err(error) => failures.push(error),
         }
     }
-    sweep_fences(place, &root, older_than)?;
-    Ok(removed)
+    failures.extend(sweep_fences(place, &root, older_than)?);
+    let count = failures.len();
+    match failures.into_iter().next() {
+        None => Ok(removed),
+        Some(first) => Err(first.context(format!("{count} leftovers could not be removed, the first"))),
+    }
+}
+
+fn sweep_entry(place: &Place, root: &OwnedFd, name: &str, older_than: Duration) -> Result<bool> {
+    match Entry::of(name) {
+        Entry::Partial(key) | Entry::Removed(key) => {
+            let _fence = Fence::lock(place, root, &key)?;
+            if is_busy(root, name) { Ok(false) } else { collect(place, root, name, older_than) }
+        }
+        Entry::Scratch => collect(place, root, name, older_than),
+        Entry::Object(_) | Entry::Own | Entry::Foreign => Ok(false),
+    }
 }
 
 fn collect(place: &Place, root: &OwnedFd, name: &str, older_than: Duration) -> Result<bool> {
@@ -53,25 +66,31 @@ fn is_busy(root: &OwnedFd, name: &str) -> bool {
 }
 
 /// A fence outlives its object, so that a writer from before a deletion cannot come back; after the grace period nobody can.
-fn sweep_fences(place: &Place, root: &OwnedFd, older_than: Duration) -> Result<()> {
+/// Returns what went wrong with single ones.
+fn sweep_fences(place: &Place, root: &OwnedFd, older_than: Duration) -> Result<Vec<Error>> {
     let failed = |errno| place.error("listing the fences", errno);
     let fences = match tree::open_directory(root, layout::FENCES) {
-        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOENT) => return Ok(Vec::new()),
         other => other.map_err(failed)?,
     };
-    let known = known_keys(place, root)?;
+    // Before the keys: whoever begins later makes the fence longer, and that shows under the lock.
+    let mut old = Vec::new();
     for name in tree::names(&fences).map_err(failed)? {
-        let Entry::Object(key) = Entry::of(&name) else { continue };
-        let old = age(&fences, &name).map_err(failed)?.is_some_and(|age| age >= older_than.as_secs());
-        if old && !known.contains(&key) {
-            let fence = Fence::lock(place, root, &key)?;
-            // Looked at again under the lock, where nobody can begin.
-            if !known_keys(place, root)?.contains(&key) {
-                fence.remove()?;
-            }
+        let Some(stat) = tree::look_up(&fences, &name).map_err(failed)? else { continue };
+        if let Entry::Object(key) = Entry::of(&name)
+            && tree::age_seconds(&stat) >= older_than.as_secs()
+        {
+            old.push((key, stat.st_size));
         }
     }
-    Ok(())
+    let known = known_keys(place, root)?;
+    let needless = old.into_iter().filter(|(key, _)| !known.contains(key));
+    Ok(needless.filter_map(|(key, length)| remove_fence(place, root, &key, length).err()).collect())
+}
+
+fn remove_fence(place: &Place, root: &OwnedFd, key: &ObjectKey, length: i64) -> Result<()> {
+    let fence = Fence::lock(place, root, key)?;
+    if fence.length()? == length { fence.remove() } else { Ok(()) }
 }
 
 /// The keys of which anything is there.

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod lost;
+mod orders;
 mod trouble;
 mod world;
 

@@ -1,0 +1,182 @@
+//! Asks stores how they are, each by itself and never twice at once: one that hangs holds up nobody, and takes one thread.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use tokio::task::{AbortHandle, JoinSet};
+use vitrine_engine::{
+    error::{Error, Kind, Result},
+    store::{Capacity, Store},
+};
+
+use super::{
+    failure,
+    rate::signed,
+    stores::{Place, Stores},
+};
+use crate::api::{FilesystemBackend, StoreReport};
+
+/// How long a store may take to answer a probe before it counts as not ready. Local disks answer in milliseconds; a network file
+/// system whose server is away never does.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Longest message of a report, in characters: the bound in the definition of NodeCache.
+const MAX_MESSAGE: usize = 1024;
+
+/// What is probed of a store.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The ImageStore's name.
+    pub name: String,
+    /// Its uid.
+    pub uid: Option<String>,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// Its back end.
+    pub filesystem: Option<FilesystemBackend>,
+    /// Which store must be found there, as far as is known.
+    pub id: Option<String>,
+}
+
+/// A store that can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Which it is.
+    pub id: Option<String>,
+    /// Its room, where it tells.
+    pub capacity: Option<Capacity>,
+    /// Why it takes nothing though it can be read.
+    pub full: Option<String>,
+}
+
+/// The probes under way.
+#[derive(Default)]
+pub struct Probes {
+    /// What has not come to an end, also long after its deadline.
+    asking: BTreeMap<String, AbortHandle>,
+    answers: JoinSet<StoreReport>,
+}
+
+impl Probes {
+    /// Has `ask` answered for `subject`, unless an earlier question about the same store is still open.
+    pub fn begin(&mut self, subject: Subject, ask: impl Future<Output = Result<Look>> + Send + 'static) {
+        if self.asking.get(&subject.name).is_some_and(|asking| !asking.is_finished()) {
+            return;
+        }
+        let asking = tokio::spawn(ask);
+        self.asking.insert(subject.name.clone(), asking.abort_handle());
+        self.answers.spawn(async move {
+            // What is not waited for any longer goes on: a thread in a system call cannot be stopped.
+            let answer = match tokio::time::timeout(DEADLINE, asking).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => Err(Error::with_source(Kind::Internal, "a probe broke off", error)),
+                Err(_) => Err(late(&subject.name)),
+            };
+            report(subject, answer)
+        });
+    }
+
+    /// The next answer; nothing if none is waited for.
+    pub async fn next(&mut self) -> Option<StoreReport> {
+        // A task that neither panics nor is aborted always gives its report.
+        self.answers.join_next().await?.ok()
+    }
+
+    /// Whether all that was asked for is answered, or late.
+    pub fn is_idle(&self) -> bool {
+        self.answers.is_empty()
+    }
+}
+
+fn late(name: &str) -> Error {
+    let message = format!("store {name} has not answered for {} s: is its volume mounted?", DEADLINE.as_secs());
+    Error::new(Kind::Unavailable, message)
+}
+
+/// Opens the store and looks at it.
+///
+/// # Errors
+/// Why it cannot be read.
+pub async fn look(stores: Arc<Stores>, subject: Subject) -> Result<Look> {
+    let Subject { name, filesystem, id, .. } = &subject;
+    let place = Place { name, filesystem: filesystem.as_ref(), id: id.as_deref() };
+    look_at(&*stores.open(place).await?).await
+}
+
+/// A store without room is read as well as ever, and only removing images makes room again.
+async fn look_at(store: &dyn Store) -> Result<Look> {
+    let full = match store.probe().await {
+        Err(error) if error.kind() == Kind::NoSpace => Some(error.to_string()),
+        answer => answer.map(|()| None)?,
+    };
+    let capacity = store.capacity().await?;
+    // Also where bytes are left and something else has run out.
+    let capacity = capacity.map(|room| if full.is_some() { Capacity { available: 0, ..room } } else { room });
+    Ok(Look { id: store.id(), capacity, full })
+}
+
+fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
+    let Subject { name, uid, generation, id, .. } = subject;
+    let (ready, message, look) = match answer {
+        Ok(look) => (true, look.full.clone().unwrap_or_default(), look),
+        Err(error) => (false, error.to_string(), Look::default()),
+    };
+    StoreReport {
+        name,
+        observed_generation: generation,
+        uid,
+        id: look.id.or(id),
+        ready,
+        message: failure::shorten(&message, MAX_MESSAGE),
+        capacity: look.capacity.map(|capacity| signed(capacity.total)),
+        available: look.capacity.map(|capacity| signed(capacity.available)),
+        probed_at: Time(Timestamp::now()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use vitrine_engine::store::{
+        fault::{Faults, FaultyStore},
+        memory::MemoryStore,
+    };
+
+    use super::*;
+
+    fn subject() -> Subject {
+        let id = Some("0a".repeat(16));
+        Subject { name: "s".to_owned(), uid: Some("u".to_owned()), generation: 3, filesystem: None, id }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_is_asked_once() {
+        let (calls, mut probes) = (Arc::new(AtomicUsize::new(0)), Probes::default());
+        for _ in 0..5 {
+            let calls = calls.clone();
+            probes.begin(subject(), async move {
+                calls.fetch_add(1, Ordering::SeqCst);
+                std::future::pending().await
+            });
+            while let Some(report) = probes.next().await {
+                assert!(!report.ready && report.message.contains("has not answered for 10 s"), "{report:?}");
+                assert_eq!((report.id, report.uid), (subject().id, subject().uid), "what is known stays");
+            }
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        // Another store is not held up.
+        probes.begin(Subject { name: "t".to_owned(), ..subject() }, async { Ok(Look::default()) });
+        assert!(probes.next().await.unwrap().ready && probes.is_idle());
+    }
+
+    #[tokio::test]
+    async fn a_full_store_can_be_read_and_has_no_room() {
+        let memory = Arc::new(MemoryStore::with_capacity("s", 1 << 20));
+        let probed = |kind| FaultyStore::new(memory.clone(), Faults { probe: Some(kind), ..Faults::default() });
+        let report = report(subject(), look_at(&probed(Kind::NoSpace)).await);
+        assert!(report.ready && !report.message.is_empty(), "{report:?}");
+        assert_eq!((report.capacity, report.available), (Some(1 << 20), Some(0)));
+        assert_eq!(look_at(&probed(Kind::Io)).await.unwrap_err().kind(), Kind::Io);
+        assert_eq!(look_at(&*memory).await.unwrap().capacity.unwrap().available, 1 << 20);
+    }
+}

@@ -1,0 +1,214 @@
+//! What a store's status says, from what agents report.
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
+};
+
+use super::*;
+use crate::{api::identity, controller::image::testing};
+
+fn fleet(nodes: &[&str]) -> Fleet {
+    let mut fleet = Fleet::new(Instant::now(), Duration::from_secs(40));
+    for node in nodes {
+        let mut lease = Lease::default();
+        lease.metadata.annotations = Some([(identity::ANNOTATION_NODE.to_owned(), (*node).to_owned())].into());
+        lease.spec = Some(LeaseSpec { renew_time: Some(MicroTime(Timestamp::now())), ..LeaseSpec::default() });
+        fleet.observe_lease(&lease, Instant::now(), Timestamp::now());
+    }
+    fleet
+}
+
+fn report(ready: bool, available: i64) -> StoreReport {
+    StoreReport {
+        name: "fast".into(),
+        observed_generation: 1,
+        uid: None,
+        id: None,
+        ready,
+        message: if ready { String::new() } else { "/srv/fast: no such folder".into() },
+        capacity: Some(100),
+        available: Some(available),
+        probed_at: Time(Timestamp::now()),
+    }
+}
+
+fn look(store: &ImageStore, fleet: &Fleet, users: &[String]) -> Decision {
+    let stores = [Arc::new(store.clone())];
+    let now = Timestamp::now();
+    decide(&Observed { store, stores: &stores, users, fleet, now, at: Instant::now() })
+}
+
+fn ready(decision: &Decision) -> (String, String, String) {
+    let c = find(&decision.status.conditions, types::READY).unwrap();
+    (c.status.clone(), c.reason.clone(), c.message.clone())
+}
+
+#[test]
+fn ready_follows_the_agents_reports() {
+    let store = testing::store("fast");
+    let mut agents = fleet(&["a", "b"]);
+    assert_eq!(ready(&look(&store, &fleet(&[]), &[])).1, reasons::WAITING);
+    assert_eq!(ready(&look(&store, &agents, &[])).1, reasons::PROGRESSING);
+    agents.observe_reports("a", Some(&[report(false, 0)]));
+    let decision = look(&store, &agents, &[]);
+    assert_eq!(ready(&decision).1, reasons::UNREACHABLE);
+    assert!(ready(&decision).2.contains("a: /srv/fast: no such folder"));
+    agents.observe_reports("a", Some(&[report(true, 40)]));
+    agents.observe_reports("b", Some(&[report(true, 30)]));
+    let decision = look(&store, &agents, &[]);
+    assert_eq!(ready(&decision).0, "True");
+    assert_eq!(decision.status.capacity.as_ref().unwrap().available, 70);
+    assert_eq!(decision.status.nodes.as_ref().unwrap().reachable, 2);
+    assert_eq!(decision.events.len(), 1);
+}
+
+#[test]
+fn a_shared_folder_is_counted_once() {
+    let mut store = testing::store("fast");
+    store.spec.filesystem.as_mut().unwrap().shared = true;
+    let mut agents = fleet(&["a", "b"]);
+    agents.observe_reports("a", Some(&[report(true, 40)]));
+    agents.observe_reports("b", Some(&[report(true, 39)]));
+    let capacity = look(&store, &agents, &[]).status.capacity.unwrap();
+    assert_eq!((capacity.total, capacity.available), (100, 39));
+}
+
+#[test]
+fn deletion_waits_for_images_and_names_them() {
+    let mut store = testing::store("fast");
+    let long_ago = Timestamp::now().checked_sub(jiff::SignedDuration::from_secs(60)).unwrap();
+    store.metadata.deletion_timestamp = Some(Time(long_ago));
+    let users: Vec<_> = (0..7).map(|n| format!("tenant/image-{n}")).collect();
+    let decision = look(&store, &fleet(&[]), &users);
+    assert!(!decision.released);
+    let (status, reason, message) = ready(&decision);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", reasons::IN_USE));
+    assert!(
+        message.contains("7 Images") && message.contains("tenant/image-0") && message.contains("and 2 more"),
+        "{message}"
+    );
+    assert!(look(&store, &fleet(&[]), &[]).released);
+    store.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+    assert!(
+        !look(&store, &fleet(&[]), &[]).released,
+        "an import decided on a moment ago must have time to be written down"
+    );
+}
+
+#[test]
+fn of_two_defaults_the_newer_says_so() {
+    let [mut old, mut new] = [testing::store("old"), testing::store("fast")];
+    for (store, seconds) in [(&mut old, 100), (&mut new, 200)] {
+        store.spec.default = true;
+        store.metadata.creation_timestamp = Timestamp::from_second(seconds).ok().map(Into::into);
+    }
+    let mut agents = fleet(&["a"]);
+    agents.observe_reports("a", Some(&[report(true, 1)]));
+    let stores = [Arc::new(old), Arc::new(new.clone())];
+    let now = Timestamp::now();
+    let decision =
+        decide(&Observed { store: &new, stores: &stores, users: &[], fleet: &agents, now, at: Instant::now() });
+    assert!(!decision.status.default);
+    assert!(ready(&decision).2.contains("ImageStore old says so too and is older"));
+}
+
+#[test]
+fn read_only_stores_are_ready_and_not_writable() {
+    let mut store = testing::store("fast");
+    store.spec.read_only = true;
+    let mut agents = fleet(&["a"]);
+    agents.observe_reports("a", Some(&[report(true, 1)]));
+    let decision = look(&store, &agents, &[]);
+    assert_eq!(ready(&decision).0, "True");
+    assert_eq!(find(&decision.status.conditions, types::WRITABLE).unwrap().reason, reasons::READ_ONLY);
+}
+
+fn writable(decision: &Decision) -> (String, String, String) {
+    let c = find(&decision.status.conditions, types::WRITABLE).unwrap();
+    (c.status.clone(), c.reason.clone(), c.message.clone())
+}
+
+#[test]
+fn a_full_store_is_ready_and_not_writable() {
+    let store = testing::store("fast");
+    let mut agents = fleet(&["a", "b"]);
+    agents.observe_reports("a", Some(&[report(true, 0)]));
+    agents.observe_reports("b", Some(&[report(true, 0)]));
+    let decision = look(&store, &agents, &[]);
+    assert_eq!(ready(&decision).0, "True");
+    let (status, reason, message) = writable(&decision);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", reasons::NO_SPACE));
+    assert!(message.contains("/srv/fast on a, b: delete Images"), "{message}");
+    assert_eq!(decision.status.capacity.unwrap().available, 0);
+    agents.observe_reports("b", Some(&[report(true, 1)]));
+    assert_eq!(writable(&look(&store, &agents, &[])).0, "True", "one node has room");
+}
+
+#[test]
+fn a_store_that_is_being_deleted_takes_nothing() {
+    let mut store = testing::store("fast");
+    store.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+    let mut agents = fleet(&["a"]);
+    agents.observe_reports("a", Some(&[report(true, 1)]));
+    let (status, reason, _) = writable(&look(&store, &agents, &["tenant/image".to_owned()]));
+    assert_eq!((status.as_str(), reason.as_str()), ("False", reasons::DELETING));
+}
+
+#[test]
+fn a_store_in_the_folder_of_another_is_stalled() {
+    let [mut old, mut new] = [testing::store("old"), testing::store("fast")];
+    old.spec.filesystem.clone_from(&new.spec.filesystem);
+    for (store, seconds) in [(&mut old, 100), (&mut new, 200)] {
+        store.metadata.creation_timestamp = Timestamp::from_second(seconds).ok().map(Into::into);
+    }
+    let mut agents = fleet(&["a"]);
+    agents.observe_reports("a", Some(&[report(true, 1)]));
+    let stores = [Arc::new(old), Arc::new(new.clone())];
+    let now = Timestamp::now();
+    let decision =
+        decide(&Observed { store: &new, stores: &stores, users: &[], fleet: &agents, now, at: Instant::now() });
+    let stalled = find(&decision.status.conditions, types::STALLED).unwrap();
+    assert_eq!(stalled.reason, reasons::INVALID_CONFIGURATION);
+    assert!(stalled.message.contains("is the folder of ImageStore old"), "{}", stalled.message);
+    assert_eq!(writable(&decision).0, "False");
+}
+
+fn marked(digit: &str, second: i64) -> StoreReport {
+    let time = Time(Timestamp::from_second(second).unwrap());
+    StoreReport { id: Some(digit.repeat(32)), probed_at: time, ..report(true, 5) }
+}
+
+#[test]
+fn a_shared_store_is_the_one_that_was_found_first() {
+    let mut store = testing::store("fast");
+    store.spec.filesystem.as_mut().unwrap().shared = true;
+    let mut agents = fleet(&["a", "b"]);
+    agents.observe_reports("a", Some(&[marked("b", 200)]));
+    agents.observe_reports("b", Some(&[marked("a", 100)]));
+    let decision = look(&store, &agents, &[]);
+    let id = "a".repeat(32);
+    assert_eq!(decision.status.id.as_deref(), Some(id.as_str()));
+    let nodes = decision.status.nodes.as_ref().unwrap();
+    assert_eq!((nodes.reachable, nodes.unreachable), (1, 1));
+    assert!(nodes.problems[0].starts_with(&format!("a: holds store {} instead of {id}", "b".repeat(32))), "{nodes:?}");
+    // From now on it stays so, whoever is there.
+    store.status = Some(decision.status);
+    let mut others = fleet(&["a"]);
+    others.observe_reports("a", Some(&[marked("b", 50)]));
+    let decision = look(&store, &others, &[]);
+    assert_eq!(decision.status.id, Some(id));
+    assert_eq!(ready(&decision).1, reasons::UNREACHABLE);
+}
+
+#[test]
+fn local_stores_have_no_common_id_and_old_reports_do_not_count() {
+    let mut store = testing::store("fast");
+    store.metadata.uid = Some("new".into());
+    let mut agents = fleet(&["a"]);
+    agents.observe_reports("a", Some(&[marked("a", 100)]));
+    let decision = look(&store, &agents, &[]);
+    assert_eq!((ready(&decision).0.as_str(), decision.status.id), ("True", None));
+    agents.observe_reports("a", Some(&[StoreReport { uid: Some("old".into()), ..marked("a", 100) }]));
+    assert_eq!(ready(&look(&store, &agents, &[])).1, reasons::PROGRESSING);
+}
