@@ -10,4 +10,5 @@ mod convert;
 mod help;
 mod import;
 mod inspect;
+mod memory;
 mod program;

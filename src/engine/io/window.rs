@@ -224,7 +224,7 @@ impl<F: Feed> Window<F> {
             let end = start.saturating_add(piece.len() as u64);
             let part = slice(piece, start, range);
             if !part.is_empty() {
-                take(piece.slice_ref(part));
+                take(share(piece, part));
             }
             if end >= range.end {
                 break;
@@ -234,15 +234,13 @@ impl<F: Feed> Window<F> {
         Ok(())
     }
 
-    /// `range` without copying, if one piece holds all of it.
+    /// `range`, if one piece holds all of it.
     fn borrow(&self, range: &Range<u64>) -> Option<Bytes> {
         let mut start = self.held.start;
         for piece in &self.pieces {
             let end = start.saturating_add(piece.len() as u64);
             if range.start >= start && range.end <= end {
-                let from = usize::try_from(range.start.checked_sub(start)?).ok()?;
-                let to = usize::try_from(range.end.checked_sub(start)?).ok()?;
-                return Some(piece.slice(from..to));
+                return Some(share(piece, slice(piece, start, range)));
             }
             start = end;
         }
@@ -261,7 +259,8 @@ impl<F: Feed> Window<F> {
         let Some(fetch) = &mut self.fetch else { return Ok(None) };
         let bytes = fetch(range.start, length)?;
         self.fetched_bytes = self.fetched_bytes.saturating_add(length);
-        self.fetched.push((range.start, bytes.clone()));
+        // Copied, because what came may be a part of a larger buffer, and this counts and holds many of them.
+        self.fetched.push((range.start, Bytes::copy_from_slice(&bytes)));
         Ok(Some(bytes))
     }
 }
@@ -302,6 +301,12 @@ fn slice<'a>(bytes: &'a [u8], start: u64, range: &Range<u64>) -> &'a [u8] {
     bytes.get(clamp(range.start)..clamp(range.end)).unwrap_or_default()
 }
 
+/// `part` of `piece`, as a piece of its own. It holds on to all of `piece` only if it is at least half of it: a file can be made so that
+/// a few bytes are wanted of every piece, and memory is bounded by what is wanted.
+fn share(piece: &Bytes, part: &[u8]) -> Bytes {
+    if part.len().saturating_mul(2) < piece.len() { Bytes::copy_from_slice(part) } else { piece.slice_ref(part) }
+}
+
 fn changed(offset: u64) -> Error {
     Error::new(
         Kind::Changed,
@@ -317,6 +322,8 @@ fn gone(range: &Range<u64>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     struct Pieces(VecDeque<Bytes>);
@@ -371,6 +378,25 @@ mod tests {
         all.read_up_to(0, 40_000).unwrap();
         all.read_up_to(40_000, 10_000).unwrap();
         assert_eq!(&all.read_up_to(10, 10).unwrap()[..], &data[10..20]);
+    }
+
+    #[test]
+    fn a_small_part_does_not_keep_its_piece() {
+        struct Counted(Vec<u8>, Arc<()>);
+        impl AsRef<[u8]> for Counted {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let alive = Arc::new(());
+        let pieces = (0..100).map(|_| Bytes::from_owner(Counted(bytes(1000), alive.clone()))).collect();
+        let spill = Spill::new(&std::env::temp_dir(), 1 << 30);
+        let limits = WindowLimits { memory: 4000, tables: 0 };
+        let mut window = Window::new(Pieces(pieces), None, Keep::Unread, spill, limits, None);
+        let small: Vec<_> = (0..50).map(|i| window.read_up_to(i * 1000, 499).unwrap()).collect();
+        let parts: Vec<_> = (50..99).flat_map(|i| window.read_pieces(i * 1000, 499).unwrap()).collect();
+        window.finish().unwrap();
+        assert_eq!(Arc::strong_count(&alive), 1, "pieces are kept by {} parts", small.len() + parts.len());
     }
 
     #[test]
