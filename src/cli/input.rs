@@ -73,7 +73,7 @@ impl Input {
         Ok(match self {
             Self::File(path) => Arc::new(FileSource::new(path)),
             Self::Url(url) => Arc::new(HttpSource::new(fetching.config(url)?)?),
-            Self::Stdin => Arc::new(StdinSource),
+            Self::Stdin => Arc::new(StdinSource::default()),
         })
     }
 }

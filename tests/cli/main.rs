@@ -11,4 +11,5 @@ mod help;
 mod import;
 mod inspect;
 mod memory;
+mod once;
 mod program;

@@ -81,6 +81,11 @@ impl<F: Feed> Window<F> {
         }
     }
 
+    /// Keeps from now on what `keep` says.
+    pub fn keep(&mut self, keep: Keep) {
+        self.keep = keep;
+    }
+
     /// The same bytes, for reading tables: may fetch what is far ahead out of turn.
     pub fn tables(&mut self) -> Tables<'_, F> {
         Tables(self)

@@ -211,6 +211,10 @@ impl DiskMap for Sparse {
         self.inner.virtual_size()
     }
 
+    fn may_read_twice(&self) -> bool {
+        self.inner.may_read_twice()
+    }
+
     fn check_length(&self, length: u64) -> Result<()> {
         self.inner.check_length(length)
     }

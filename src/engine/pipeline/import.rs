@@ -104,8 +104,10 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
     if let Some(imported) = adopt(job).await? {
         return Ok(imported);
     }
-    match attempt(job, Keep::Unread, progress, cancel).await {
-        Err(error) if error.kind() == Kind::NeedsSpill => {
+    // What cannot be read twice has to be kept from the start.
+    let keep = if job.source.reopens() { Keep::Unread } else { Keep::All };
+    match attempt(job, keep, progress, cancel).await {
+        Err(error) if error.kind() == Kind::NeedsSpill && keep == Keep::Unread => {
             tracing::info!(source = job.source.describe(), %error, "starting over with the whole stream kept on disk");
             attempt(job, Keep::All, progress, cancel).await
         }

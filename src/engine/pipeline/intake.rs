@@ -38,7 +38,7 @@ pub struct Intake {
 type Moved = (Vec<WrittenFile>, Evidence);
 
 impl Intake {
-    /// The part of `job` that is needed here. `keep` says what the window keeps, `stop` ends it early.
+    /// The part of `job` that is needed here. `keep` says what the window keeps of a format that may read twice, `stop` ends it early.
     pub fn new(job: &Import, keep: Keep, progress: &Arc<Progress>, stop: &CancellationToken) -> Self {
         Self {
             disk_format: job.disk_format,
@@ -68,6 +68,9 @@ impl Intake {
             Ok(map) => map,
             Err(error) => return Err(Failed::before(error, job)),
         };
+        if !map.may_read_twice() {
+            window.keep(Keep::Unread);
+        }
         let Transferred { manifest, files } = transfer(map.as_mut(), &mut window, job)?;
         let evidence = window.finish().and_then(|()| {
             // Only now is the length of every stream known, and whether tables reach past it.

@@ -1,11 +1,14 @@
 //! A local file, or standard input: where the command line gets images from.
 
 use std::{
-    fs::File,
+    fs::{File, FileType},
     io::{Read, Seek, SeekFrom},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, FileTypeExt as _, MetadataExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -22,12 +25,13 @@ const PIECE: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
+    once: Once,
 }
 
 impl FileSource {
     /// A source at `path`, which is opened when it is read.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), once: Once::default() }
     }
 }
 
@@ -41,6 +45,9 @@ impl Source for FileSource {
         let path = self.path.clone();
         let (file, state) = run(move || open_file(&path)).await?;
         let name = self.describe();
+        if state.is_none() {
+            self.once.begin(&name)?;
+        }
         let ranges = state.as_ref().map(|state| {
             Arc::new(FileRanges { file: Arc::clone(&file), state: state.clone(), name: name.clone() })
                 as Arc<dyn RangeReader>
@@ -49,11 +56,18 @@ impl Source for FileSource {
         let end = End { state, file: Arc::clone(&file) };
         Ok(Opened { length, stream: read_all(file, name, Some(end)), ranges })
     }
+
+    fn reopens(&self) -> bool {
+        // What cannot be looked at cannot be opened either, and that says why.
+        self.path.metadata().map_or(true, |metadata| can_seek(metadata.file_type()))
+    }
 }
 
 /// Standard input.
 #[derive(Debug, Default)]
-pub struct StdinSource;
+pub struct StdinSource {
+    once: Once,
+}
 
 #[async_trait]
 impl Source for StdinSource {
@@ -62,12 +76,36 @@ impl Source for StdinSource {
     }
 
     async fn open(&self) -> Result<Opened> {
+        self.once.begin(&self.describe())?;
         // A file of its own, so that nothing stands in a buffer between us and the pipe.
         let wrap = |e| Error::io("opening standard input", e);
         let file = std::io::stdin();
         let file = File::from(std::os::fd::AsFd::as_fd(&file).try_clone_to_owned().map_err(wrap)?);
         Ok(Opened { length: None, stream: read_all(Arc::new(file), self.describe(), None), ranges: None })
     }
+
+    fn reopens(&self) -> bool {
+        false
+    }
+}
+
+/// Lets something be read once: what a pipe has brought is gone, and what comes next is not its beginning.
+#[derive(Debug, Default)]
+struct Once(AtomicBool);
+
+impl Once {
+    fn begin(&self, name: &str) -> Result<()> {
+        if self.0.swap(true, Ordering::Relaxed) {
+            let message = format!("{name} can be read only once, and was: save it as a file first");
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+        Ok(())
+    }
+}
+
+/// Whether this has a beginning to go back to.
+fn can_seek(kind: FileType) -> bool {
+    kind.is_file() || kind.is_block_device()
 }
 
 /// What tells whether a file was written to while it was read.
@@ -82,7 +120,7 @@ impl State {
     fn of(file: &File) -> std::io::Result<Option<Self>> {
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
-        if !kind.is_file() && !std::os::unix::fs::FileTypeExt::is_block_device(&kind) {
+        if !can_seek(kind) {
             return Ok(None);
         }
         let length = if kind.is_file() { metadata.len() } else { (&*file).seek(SeekFrom::End(0))? };
@@ -226,6 +264,21 @@ mod tests {
         let error = opened.stream.try_fold((), async |(), _| Ok(())).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Changed);
         assert_eq!(opened.ranges.unwrap().read_range(0, 1).await.unwrap_err().kind(), Kind::Changed);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_go_back_is_read_once() {
+        let file = file_with(b"abc");
+        let source = FileSource::new(file.path());
+        assert!(source.reopens());
+        for _ in 0..2 {
+            assert_eq!(read(&source).await.unwrap(), b"abc");
+        }
+        let source = FileSource::new("/dev/null");
+        assert!(!source.reopens() && !StdinSource::default().reopens());
+        read(&source).await.unwrap();
+        let error = read(&source).await.unwrap_err();
+        assert!(error.kind() == Kind::InvalidInput && error.to_string().contains("only once"), "{error}");
     }
 
     #[tokio::test]

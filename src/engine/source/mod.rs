@@ -33,6 +33,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// `Denied` by the address policy or the server, `NotFound`, `InvalidInput`, or `Unavailable` after the last retry.
     async fn open(&self) -> Result<Opened>;
+
+    /// Whether `open` may be called again and then begins from the first byte again. What cannot is an error the second time.
+    fn reopens(&self) -> bool {
+        true
+    }
 }
 
 /// A source that has answered.
