@@ -11,6 +11,7 @@ use super::{
     deliver::WrittenFile,
     intake::{Intake, check_length},
     publish::{join_sinks, open_sinks, publish, remove_all},
+    transfer::BUFFERS,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -192,6 +193,7 @@ async fn receive(
         require_all: job.require_all,
         limits: job.limits.clone(),
         workers: job.workers,
+        buffers: BUFFERS,
         progress: progress.clone(),
         cancel: stop.clone(),
     };

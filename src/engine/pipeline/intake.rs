@@ -20,8 +20,12 @@ use crate::{
     verify::{DigestSet, DigestedFeed},
 };
 
-/// Bytes received and not yet digested, at most: enough to bridge a hiccup of the scheduler at a GiB per second.
-const READ_AHEAD: usize = 4 << 20;
+/// Bytes received and not yet digested, at most. The queue behind the digest and the kernel's own buffers hold as much again.
+const READ_AHEAD: usize = 1 << 20;
+
+/// Chunk buffers where the source is packed as a whole: the unpacker takes up to half of the memory of an import, and is one thread
+/// that few others keep up with.
+const BUFFERS_OF_PACKED: usize = 5;
 
 /// What the blocking part of an import needs of its job.
 pub struct Intake {
@@ -56,13 +60,16 @@ impl Intake {
     ///
     /// # Errors
     /// What any stage says; the sinks come back with it.
-    pub fn run(self, opened: Opened, handle: &Handle, job: Transfer) -> Result<Moved, Failed> {
+    pub fn run(self, opened: Opened, handle: &Handle, mut job: Transfer) -> Result<Moved, Failed> {
         let _runtime = handle.enter();
         let received = Arc::new(Mutex::new(None));
         let (mut window, container_format) = match self.open_window(opened, handle, &received) {
             Ok(window) => window,
             Err(error) => return Err(Failed::before(error, job)),
         };
+        if container_format == ContainerFormat::Compressed {
+            job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
+        }
         let map = format::open(&mut window.tables(), self.disk_format, &self.limits);
         let mut map = match map {
             Ok(map) => map,

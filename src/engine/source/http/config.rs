@@ -165,8 +165,8 @@ pub(super) const MIN_PROGRESS: u64 = 1 << 20;
 pub struct Parallel {
     /// Ranges in flight; 1 turns it off. They and the one being delivered are all that is held in memory.
     pub ranges: usize,
-    /// Length of one range in bytes. 4 MiB: over a path of 50 ms and 25 MB/s per connection the pause between two
-    /// ranges costs a quarter of the time of one connection, and four of them still fit into 16 MiB.
+    /// Length of one range in bytes. 2 MiB: over a path of 50 ms and 25 MB/s per connection the pause between two
+    /// ranges costs a third of the time of one connection, and all that are held still fit into 10 MiB.
     pub segment: u64,
     /// Bytes that a single connection is watched for first: past TCP's slow start.
     pub trial: u64,
@@ -178,7 +178,7 @@ pub struct Parallel {
 
 impl Default for Parallel {
     fn default() -> Self {
-        Self { ranges: 4, segment: 4 << 20, trial: 8 << 20, fast_enough: 100 << 20 }
+        Self { ranges: 4, segment: 2 << 20, trial: 8 << 20, fast_enough: 100 << 20 }
     }
 }
 
