@@ -108,7 +108,7 @@ impl Intake {
         let slot = received.clone();
         let algorithms = self.declared.iter().map(Digest::algorithm).chain([DigestAlgorithm::Sha256]);
         let feed = feed_from(stream, handle, READ_AHEAD, self.stop.clone());
-        let counted = Counted { feed, progress: self.progress.clone(), most: self.limits.max_size, length: 0 };
+        let counted = Counted::new(feed, &self.progress, &self.limits);
         let digested = DigestedFeed::new(counted, DigestSet::new(algorithms), move |all| {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
         });
@@ -152,11 +152,18 @@ impl Intake {
 }
 
 /// Counts what comes and stops past the limit.
-struct Counted<F> {
+pub struct Counted<F> {
     feed: F,
     progress: Arc<Progress>,
     most: u64,
     length: u64,
+}
+
+impl<F> Counted<F> {
+    /// Counts what `feed` brings.
+    pub fn new(feed: F, progress: &Arc<Progress>, limits: &Limits) -> Self {
+        Self { feed, progress: progress.clone(), most: limits.max_size, length: 0 }
+    }
 }
 
 impl<F: Feed> Feed for Counted<F> {

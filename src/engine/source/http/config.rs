@@ -131,6 +131,11 @@ pub struct Patience {
     /// Without a single byte, for the answer's head or within its body. 30 s: longer than the pauses of slow mirrors and
     /// of object stores that fetch from an archive's edge, short enough to save the download.
     pub stall: Duration,
+    /// Bytes that must come within `progress_time` of waiting for them. 64 KiB in 2 minutes: slower than any modem; a server that
+    /// sends a byte now and then would else never stall and hold its place for ever.
+    pub progress: u64,
+    /// See `progress`.
+    pub progress_time: Duration,
     /// Tries in a row that bring less than `MIN_PROGRESS` bytes before it is given up. With the defaults of the waits
     /// that is about one minute; the task that owns the import tries again later.
     pub attempts: u32,
@@ -148,6 +153,8 @@ impl Default for Patience {
         Self {
             connect: Duration::from_secs(10),
             stall: Duration::from_secs(30),
+            progress: 64 << 10,
+            progress_time: Duration::from_mins(2),
             attempts: 8,
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(30),
