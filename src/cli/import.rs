@@ -59,7 +59,7 @@ impl Import {
         let output = self.form.checked()?;
         let store = FilesystemStore::open("filesystem", &self.store, &FilesystemOptions::default())?;
         let job = pipeline::Import {
-            source: Input::parse(&self.source)?.source(&self.fetching)?,
+            source: Input::parse(&self.source)?.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
             container_format: None,
             checksums: self.checksums.clone(),

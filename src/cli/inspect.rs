@@ -40,7 +40,7 @@ impl Inspect {
 
     async fn inspect(&self) -> Result<ExitCode> {
         let job = InspectJob {
-            source: Input::parse(&self.image)?.source(&self.fetching)?,
+            source: Input::parse(&self.image)?.source(&self.fetching, false)?,
             disk_format: self.format,
             limits: Limits::default(),
             scratch: std::env::temp_dir(),

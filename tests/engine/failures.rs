@@ -110,7 +110,7 @@ async fn a_stalled_source_can_be_cancelled() {
         }
         async fn open(&self) -> Result<vitrine_engine::source::Opened> {
             let stream = Box::pin(futures::stream::pending());
-            Ok(vitrine_engine::source::Opened { length: Some(1), stream, ranges: None })
+            Ok(vitrine_engine::source::Opened { length: Some(1), shows_cuts: true, stream, ranges: None })
         }
     }
     let store = memory();

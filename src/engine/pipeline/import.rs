@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     io::Keep,
-    model::{ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Received, Verified},
+    model::{ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Received, Rule, Verified},
     source::{Opened, Source},
     store::{ObjectStat, Store},
 };
@@ -160,6 +160,29 @@ async fn attempt(job: &Import, keep: Keep, progress: &Arc<Progress>, cancel: &Ca
         opened = job.source.open() => opened?,
         () = cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "the import was cancelled")),
     };
+    let shows_cuts = opened.shows_cuts;
+    let done = attempt_with(job, keep, opened, progress, cancel).await;
+    done.map_err(|error| if shows_cuts { error } else { perhaps_cut(error) })
+}
+
+/// What a cut looks like where the source does not show one. The same bytes are asked for again then: they may come whole.
+fn perhaps_cut(error: Error) -> Error {
+    match error.violation().map(|violation| violation.rule) {
+        Some(Rule::ChecksumMismatch | Rule::Truncated | Rule::CompressedStream) => {
+            let message = "the server does not mark the end of the file, so it may have been cut off";
+            Error::with_source(Kind::Unavailable, message, error)
+        }
+        _ => error,
+    }
+}
+
+async fn attempt_with(
+    job: &Import,
+    keep: Keep,
+    opened: Opened,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Imported> {
     check_length(opened.length, &job.limits)?;
     progress.expect(opened.length);
     let (outputs, mut published) = open_sinks(job).await?;

@@ -104,7 +104,7 @@ impl Intake {
         handle: &Handle,
         received: &Arc<Mutex<Option<Received>>>,
     ) -> Result<(Window<Box<dyn Feed>>, ContainerFormat)> {
-        let Opened { length, stream, ranges } = opened;
+        let Opened { length, stream, ranges, .. } = opened;
         let slot = received.clone();
         let algorithms = self.declared.iter().map(Digest::algorithm).chain([DigestAlgorithm::Sha256]);
         let feed = feed_from(stream, handle, READ_AHEAD, self.stop.clone());

@@ -54,7 +54,7 @@ impl Source for FileSource {
         });
         let length = state.as_ref().map(|state| state.length);
         let end = End { state, file: Arc::clone(&file) };
-        Ok(Opened { length, stream: read_all(file, name, Some(end)), ranges })
+        Ok(Opened { length, shows_cuts: true, stream: read_all(file, name, Some(end)), ranges })
     }
 
     fn reopens(&self) -> bool {
@@ -81,7 +81,8 @@ impl Source for StdinSource {
         let wrap = |e| Error::io("opening standard input", e);
         let file = std::io::stdin();
         let file = File::from(std::os::fd::AsFd::as_fd(&file).try_clone_to_owned().map_err(wrap)?);
-        Ok(Opened { length: None, stream: read_all(Arc::new(file), self.describe(), None), ranges: None })
+        let stream = read_all(Arc::new(file), self.describe(), None);
+        Ok(Opened { length: None, shows_cuts: true, stream, ranges: None })
     }
 
     fn reopens(&self) -> bool {

@@ -44,6 +44,8 @@ pub trait Source: Send + Sync {
 pub struct Opened {
     /// Length in bytes, if the source tells.
     pub length: Option<u64>,
+    /// Whether the stream's end can be told from a cut. If not, only a checksum shows that everything came.
+    pub shows_cuts: bool,
     /// All bytes, in order.
     pub stream: ByteStream,
     /// Random access to the same version of the same bytes, where the source can. Used to fetch tables that stand behind

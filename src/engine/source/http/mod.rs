@@ -81,7 +81,7 @@ impl Source for HttpSource {
 
     async fn open(&self) -> Result<Opened> {
         let beginning = Transfer::begin(Arc::clone(&self.wire)).await?;
-        let length = beginning.version.length;
+        let (length, shows_cuts) = (beginning.version.length, beginning.framed);
         let ranges = can_use_ranges(&beginning).then(|| {
             let (wire, version) = (Arc::clone(&self.wire), beginning.version.clone());
             Arc::new(HttpRanges { wire, version }) as Arc<dyn RangeReader>
@@ -90,7 +90,7 @@ impl Source for HttpSource {
         let stream = stream::try_unfold(download, async |mut download| {
             Ok(download.next().await?.map(|piece| (piece, download)))
         });
-        Ok(Opened { length, stream: stream.boxed(), ranges })
+        Ok(Opened { length, shows_cuts, stream: stream.boxed(), ranges })
     }
 }
 

@@ -81,6 +81,8 @@ impl Body {
 pub(super) struct Beginning {
     pub version: Version,
     pub offers_ranges: bool,
+    /// Whether the end can be told from a cut.
+    pub framed: bool,
     pub transfer: Transfer,
 }
 
@@ -114,7 +116,7 @@ impl Transfer {
             finished: false,
             wire,
         };
-        Ok(Beginning { version, offers_ranges: reply.offers_ranges, transfer })
+        Ok(Beginning { version, offers_ranges: reply.offers_ranges, framed: reply.framed, transfer })
     }
 
     /// Reads `first..end` of `version`, by ranges only.

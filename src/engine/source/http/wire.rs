@@ -42,6 +42,8 @@ pub(super) struct Reply {
     pub response: Response,
     /// Whether the server says that it serves ranges.
     pub offers_ranges: bool,
+    /// Whether the protocol marks the body's end.
+    pub framed: bool,
 }
 
 impl Wire {
@@ -144,7 +146,7 @@ impl Wire {
             return Err(Fault::last(Kind::InvalidInput, message));
         }
         let offers_ranges = headers.get(ACCEPT_RANGES).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"bytes"));
-        Ok(Reply { answer, response, offers_ranges })
+        Ok(Reply { answer, response, offers_ranges, framed })
     }
 }
 
