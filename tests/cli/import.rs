@@ -23,6 +23,8 @@ fn a_url_becomes_a_verified_object() {
     assert_eq!(outcome["digests"][0], checksum.as_str());
     assert!(outcome["allocatedSize"].as_u64().unwrap() < 160 << 20, "{outcome}");
     assert_same_disk(&store.path().join("debian-r1/data"), "raw", &debian("disk.raw"), "raw");
+    let again = run(["import", "/nowhere/other", "--store", folder, "--name", "debian"]).expect(1);
+    assert!(again.stderr.contains("debian-r1") && again.stderr.contains("another --name"), "{}", again.stderr);
 }
 
 #[test]

@@ -119,9 +119,12 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
 /// The result of an earlier attempt that ended between publishing and reporting: every target holds the object.
 async fn adopt(job: &Import) -> Result<Option<Imported>> {
     let mut published = Vec::new();
-    for Target { store, .. } in &job.targets {
+    for Target { store, output } in &job.targets {
         match store.stat(&job.key).await {
-            Ok(stat) => published.push((store.name().to_owned(), stat)),
+            Ok(stat) => {
+                check_adopted(job, *output, &stat).map_err(|error| error.context(format!("store {}", store.name())))?;
+                published.push((store.name().to_owned(), stat));
+            }
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error.context(format!("store {}", store.name()))),
         }
@@ -141,6 +144,24 @@ async fn adopt(job: &Import) -> Result<Option<Imported>> {
     let verified = Verified::try_from(evidence)?;
     let published = published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
     Ok(Some(imported(&verified, published)))
+}
+
+/// Whether an object that is there already is what would be made now, as far as that can be told without the source.
+fn check_adopted(job: &Import, output: OutputFormat, stat: &ObjectStat) -> Result<()> {
+    let image = &stat.image;
+    let differs = |what: &str| {
+        let message = format!("it holds {} already, with another {what}: choose another name or delete it first", job.key);
+        Err(Error::new(Kind::AlreadyExists, message))
+    };
+    if job.disk_format.is_some_and(|declared| declared != image.source_format) {
+        return differs("disk format than declared");
+    }
+    if job.container_format.is_some_and(|declared| declared != image.container_format) {
+        return differs("container format than declared");
+    }
+    // Raw has nothing but its name.
+    let both_raw = output.disk_format == DiskFormat::Raw && image.format.disk_format == DiskFormat::Raw;
+    if output != image.format && !both_raw { differs("output format") } else { Ok(()) }
 }
 
 pub fn imported(verified: &Verified, published: Vec<Published>) -> Imported {
