@@ -163,7 +163,10 @@ impl<F: Feed> Window<F> {
             Keep::All => &nothing,
             Keep::Unread => &self.read,
         };
-        for range in done_with.missing(start..end) {
+        // One stretch, whatever was read between: a list of small ones would be as large as an attacker likes.
+        let missing = done_with.missing(start..end);
+        if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
+            let range = first.start..last.end;
             self.spill.keep(range.start, slice(&piece, start, &range))?;
         }
         self.read.forget_below(end);
@@ -402,6 +405,17 @@ mod tests {
         let parts: Vec<_> = (50..99).flat_map(|i| window.read_pieces(i * 1000, 499).unwrap()).collect();
         window.finish().unwrap();
         assert_eq!(Arc::strong_count(&alive), 1, "pieces are kept by {} parts", small.len() + parts.len());
+    }
+
+    #[test]
+    fn the_spill_file_knows_a_stretch_for_each_piece_at_most() {
+        let data = bytes(100_000);
+        let mut window = window(&data, 1000, 4000, Keep::Unread, None);
+        for at in (0..100_000).step_by(20) {
+            window.read_up_to(at, 10).unwrap();
+        }
+        assert!(window.spill.stretches() <= 100, "{}", window.spill.stretches());
+        assert_eq!(&window.read_up_to(50, 5).unwrap()[..], &data[50..55]);
     }
 
     #[test]
