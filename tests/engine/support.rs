@@ -55,9 +55,9 @@ struct Ranges(Bytes);
 
 #[async_trait]
 impl RangeReader for Ranges {
-    async fn read_range(&self, offset: u64, length: u64) -> Result<Bytes> {
+    async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>> {
         let start = usize::try_from(offset).unwrap();
-        Ok(self.0.slice(start..start + usize::try_from(length).unwrap()))
+        Ok(Some(self.0.slice(start..start + usize::try_from(length).unwrap())))
     }
 }
 

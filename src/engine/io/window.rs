@@ -20,8 +20,8 @@ const FAR: u64 = 4 << 20;
 /// one is read again with the next. Holds the largest of them.
 const RECENT: u64 = 4 << 20;
 
-/// Fetches a part of the stream's bytes out of turn.
-pub type Fetch = Box<dyn FnMut(u64, u64) -> Result<Bytes> + Send>;
+/// Fetches a part of the stream's bytes out of turn. `None` if that turns out not to be possible.
+pub type Fetch = Box<dyn FnMut(u64, u64) -> Result<Option<Bytes>> + Send>;
 
 /// Which bytes stay available after they have gone by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +265,11 @@ impl<F: Feed> Window<F> {
             return Ok(None);
         }
         let Some(fetch) = &mut self.fetch else { return Ok(None) };
-        let bytes = fetch(range.start, length)?;
+        let Some(bytes) = fetch(range.start, length)? else {
+            // The stream brings it as well, only later.
+            self.fetch = None;
+            return Ok(None);
+        };
         self.fetched_bytes = self.fetched_bytes.saturating_add(length);
         // Copied, because what came may be a part of a larger buffer, and this counts and holds many of them.
         self.fetched.push((range.start, Bytes::copy_from_slice(&bytes)));
@@ -441,8 +445,26 @@ mod tests {
         let data = Bytes::copy_from_slice(data);
         Box::new(move |offset, length| {
             let start = usize::try_from(offset).unwrap();
-            Ok(data.slice(start..start + usize::try_from(length).unwrap()))
+            Ok(Some(data.slice(start..start + usize::try_from(length).unwrap())))
         })
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_fetched_comes_with_the_stream() {
+        let data = bytes(6 << 20);
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let none: Fetch = Box::new(move |_, _| {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok(None)
+        });
+        let mut window = window(&data, 100_000, 1 << 20, Keep::Unread, Some(none));
+        for far in [5 << 20, (5 << 20) + 1000] {
+            assert_eq!(&window.tables().read_up_to(far as u64, 1000).unwrap()[..], &data[far..far + 1000]);
+        }
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1, "once is enough to know");
+        assert_eq!(&window.read_up_to(0, 1000).unwrap()[..], &data[..1000]);
+        window.finish().unwrap();
     }
 
     #[test]

@@ -68,13 +68,26 @@ pub async fn inspect(job: InspectJob, cancel: &CancellationToken) -> Result<Insp
 
 fn look(job: &InspectJob, opened: Opened, handle: &Handle, stop: CancellationToken) -> Result<Inspection> {
     if let (Some(ranges), Some(length)) = (opened.ranges.clone(), opened.length) {
-        let mut input = Ranged { ranges, length, handle: handle.clone(), held: (0, Bytes::new()), fetch: FETCH.least };
-        let head = input.read_up_to(0, unpack::HEAD)?;
-        if unpack::detect(&head).is_none() {
-            return format::inspect(&mut input, job.disk_format, &job.limits);
+        let (handle, stop) = (handle.clone(), stop.clone());
+        let held = (0, Bytes::new());
+        let mut input = Ranged { ranges, length, handle, stop, held, fetch: FETCH.least, claimed: false };
+        let inspection = by_ranges(job, &mut input);
+        if !input.claimed
+            && let Some(inspection) = inspection?
+        {
+            return Ok(inspection);
         }
     }
     look_through(job, opened, handle, stop)
+}
+
+/// Reads tables only; `None` if there is something around the disk that has to be taken off first.
+fn by_ranges(job: &InspectJob, input: &mut Ranged) -> Result<Option<Inspection>> {
+    let head = input.read_up_to(0, unpack::HEAD)?;
+    if unpack::detect(&head).is_some() {
+        return Ok(None);
+    }
+    format::inspect(input, job.disk_format, &job.limits).map(Some)
 }
 
 /// Reads the stream to its end.
@@ -240,6 +253,9 @@ struct Ranged {
     ranges: Arc<dyn RangeReader>,
     length: u64,
     handle: Handle,
+    stop: CancellationToken,
+    /// Whether ranges turned out to be only claimed. Nothing can be read here then.
+    claimed: bool,
     /// What was fetched last, and where it stands.
     held: (u64, Bytes),
     /// How much to fetch next.
@@ -272,7 +288,13 @@ impl ReadAt for Ranged {
         let close = offset >= self.held.0 && offset <= end.saturating_add(FETCH.most);
         self.fetch = if close { self.fetch.saturating_mul(2).min(FETCH.most) } else { FETCH.least };
         let ask = wanted.max(self.fetch).min(self.length.saturating_sub(offset));
-        self.held = (offset, self.handle.block_on(self.ranges.read_range(offset, ask))?);
+        let read = self.handle.block_on(self.stop.run_until_cancelled(self.ranges.read_range(offset, ask)));
+        let bytes = read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "the inspection was interrupted")))?;
+        let Some(bytes) = bytes else {
+            self.claimed = true;
+            return Err(Error::new(Kind::Unavailable, "the server only claims to have ranges"));
+        };
+        self.held = (offset, bytes);
         Ok(part(&self.held.1, 0, usize::try_from(wanted).unwrap_or(usize::MAX)))
     }
 }

@@ -117,9 +117,12 @@ impl Intake {
         let container = self.container(packing.is_some())?;
         let (feed, length, fetch): (Box<dyn Feed>, _, Option<Fetch>) = match packing {
             None => {
-                let handle = handle.clone();
+                let (handle, stop) = (handle.clone(), self.stop.clone());
                 let fetch = ranges.map(|ranges| -> Fetch {
-                    Box::new(move |offset, length| handle.block_on(ranges.read_range(offset, length)))
+                    Box::new(move |offset, length| {
+                        let read = handle.block_on(stop.run_until_cancelled(ranges.read_range(offset, length)));
+                        read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "the import was cancelled")))
+                    })
                 });
                 (Box::new(feed), length, fetch)
             }

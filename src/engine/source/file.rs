@@ -193,7 +193,7 @@ struct FileRanges {
 
 #[async_trait]
 impl RangeReader for FileRanges {
-    async fn read_range(&self, offset: u64, length: u64) -> Result<Bytes> {
+    async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>> {
         let end = offset.saturating_add(length);
         if end > self.state.length {
             let message =
@@ -206,7 +206,7 @@ impl RangeReader for FileRanges {
             file.read_exact_at(&mut piece, offset)
                 .map_err(|e| Error::io(format!("reading {name} at byte {offset}"), e))?;
             state.check_unchanged(&file, &name)?;
-            Ok(piece.into())
+            Ok(Some(piece.into()))
         })
         .await
     }
@@ -253,7 +253,7 @@ mod tests {
         let opened = source.open().await.unwrap();
         assert_eq!(opened.length, Some(3_000_001));
         let ranges = opened.ranges.unwrap();
-        assert_eq!(ranges.read_range(2_999_999, 2).await.unwrap(), &content[2_999_999..]);
+        assert_eq!(ranges.read_range(2_999_999, 2).await.unwrap().unwrap(), &content[2_999_999..]);
         assert_eq!(ranges.read_range(2_999_999, 3).await.unwrap_err().kind(), Kind::InvalidInput);
     }
 

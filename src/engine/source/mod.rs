@@ -56,9 +56,10 @@ pub struct Opened {
 /// Reads a part of a source without disturbing its stream.
 #[async_trait]
 pub trait RangeReader: Send + Sync {
-    /// Exactly the bytes `offset..offset + length`, of the version that the stream delivers.
+    /// Exactly the bytes `offset..offset + length`, of the version that the stream delivers. `None` if the source only claimed to
+    /// have ranges: then there is the stream and nothing else.
     ///
     /// # Errors
     /// `Changed` if the source now holds another version, `Unavailable` after the last retry.
-    async fn read_range(&self, offset: u64, length: u64) -> Result<Bytes>;
+    async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>>;
 }
