@@ -290,6 +290,10 @@ impl Transfer {
             }
             Answer::Part(version) => {
                 self.check_version(what, &version)?;
+                if self.version.misses_etag(&version) {
+                    let message = format!("{what}: the server sent a part without the ETag that the whole file has");
+                    return Err(Fault::passing(message));
+                }
                 (self.position, None)
             }
             Answer::PastEnd(total) if self.end.is_none() && total == self.position => return Ok(None),
