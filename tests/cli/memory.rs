@@ -4,12 +4,16 @@ use std::{
     fs::File,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
 use vitrine_harness::Scope;
 
-use crate::program::vitrine;
+use crate::program::{debian, vitrine};
+
+/// What an import may take, in bytes.
+const MOST: u64 = 128 << 20;
 
 /// Runs it with `arguments`; the most memory it had, in bytes.
 async fn peak(scope: &Scope, arguments: &[&str]) -> u64 {
@@ -58,5 +62,26 @@ async fn a_few_bytes_of_every_piece_do_not_keep_the_pieces() {
     let store = scope.dir().join("store");
     let arguments = ["import", path.to_str().unwrap(), "--store", store.to_str().unwrap(), "--quiet"];
     let peak = peak(&scope, &arguments).await;
-    assert!(peak < 128 << 20, "{} MiB", peak >> 20);
+    assert!(peak < MOST, "{} MiB", peak >> 20);
+}
+
+/// Packed quickly, and as hungry to unpack as what the names say.
+#[tokio::test(flavor = "multi_thread")]
+async fn packed_sources_leave_the_rest_of_an_import_enough() {
+    let scope = Scope::open("memory").unwrap();
+    let (packed, store) = (scope.dir().join("packed"), scope.dir().join("store"));
+    for (name, tool) in [
+        ("xz -9", &["xz", "--lzma2=preset=0,dict=64MiB"][..]),
+        ("xz -6 -T", &["xz", "-T2", "--block-size=24MiB", "--lzma2=preset=0,dict=8MiB"]),
+        ("xz -3 -T", &["xz", "-T2", "--block-size=12MiB", "--lzma2=preset=0,dict=4MiB"]),
+        ("zstd -19", &["zstd", "-q", "-1", "--zstd=wlog=23"]),
+    ] {
+        let to = File::create(&packed).unwrap();
+        let mut command = Command::new(tool[0]);
+        command.args(&tool[1..]).arg("-c").arg(debian("disk.raw")).stdout(to);
+        assert!(command.status().unwrap().success(), "{name}");
+        let arguments = ["import", packed.to_str().unwrap(), "--store", store.to_str().unwrap(), "--quiet"];
+        let peak = peak(&scope, &arguments).await;
+        assert!(peak < MOST, "{name}: {} MiB", peak >> 20);
+    }
 }

@@ -10,6 +10,7 @@
 
 mod failures;
 mod hostile;
+mod inspect;
 mod layouts;
 mod support;
 mod truth;
