@@ -88,8 +88,9 @@ fn every_kind_of_image_comes_over_http_as_qemu_reads_it() {
         ("grub-rescue.iso", "raw"),
     ] {
         let path = debian(name);
-        server.put("/disk", Route::file(&path).unwrap());
-        run(["convert", &server.url("/disk"), text(&out), "--force", "--quiet"]).expect(0);
+        let place = format!("/{name}");
+        server.put(&place, Route::file(&path).unwrap());
+        run(["convert", &server.url(&place), text(&out), "--force", "--quiet"]).expect(0);
         let unpacked = folder.path().join("unpacked");
         let (source, format) = match format {
             "xz" | "gzip" => {
@@ -103,7 +104,7 @@ fn every_kind_of_image_comes_over_http_as_qemu_reads_it() {
         assert_eq!(out.metadata().unwrap().len(), theirs.metadata().unwrap().len(), "{name}");
         let same = Command::new("cmp").args([&out, &theirs]).output().unwrap();
         assert!(same.status.success(), "{name}: {}", String::from_utf8_lossy(&same.stdout));
-        assert_eq!(server.sent("/disk"), path.metadata().unwrap().len(), "{name}: in one pass");
+        assert_eq!(server.sent(&place), path.metadata().unwrap().len(), "{name}: in one pass");
     }
 }
 

@@ -162,6 +162,7 @@ fn ranges_that_are_only_claimed_are_done_without() {
 fn bombs_are_refused_as_by_an_import() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(path("store")).unwrap();
     std::fs::write(path("zeros.bz2"), bzip2_of_zeros(folder.path(), 2 << 30)).unwrap();
     // 128 MiB of one letter in about 12 KiB.
     let letters = "head -c 134217728 /dev/zero | tr '\\0' a | bzip2 -9 > \"$0\"";

@@ -60,6 +60,7 @@ async fn a_few_bytes_of_every_piece_do_not_keep_the_pieces() {
     let scope = Scope::open("memory").unwrap();
     let path = scattered(scope.dir(), 2048, 512 << 10);
     let store = scope.dir().join("store");
+    std::fs::create_dir(&store).unwrap();
     let arguments = ["import", path.to_str().unwrap(), "--store", store.to_str().unwrap(), "--quiet"];
     let peak = peak(&scope, &arguments).await;
     assert!(peak < MOST, "{} MiB", peak >> 20);
@@ -70,6 +71,7 @@ async fn a_few_bytes_of_every_piece_do_not_keep_the_pieces() {
 async fn packed_sources_leave_the_rest_of_an_import_enough() {
     let scope = Scope::open("memory").unwrap();
     let (packed, store) = (scope.dir().join("packed"), scope.dir().join("store"));
+    std::fs::create_dir(&store).unwrap();
     for (name, tool) in [
         ("xz -9", &["xz", "--lzma2=preset=0,dict=64MiB"][..]),
         ("xz -6 -T", &["xz", "-T2", "--block-size=24MiB", "--lzma2=preset=0,dict=8MiB"]),

@@ -38,7 +38,14 @@ pub struct Bytestream {
 
 impl Bytestream {
     pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), ranges: None, sized: true, shows_cuts: true, cut: None, opened: AtomicUsize::new(0) }
+        Self {
+            bytes: bytes.into(),
+            ranges: None,
+            sized: true,
+            shows_cuts: true,
+            cut: None,
+            opened: AtomicUsize::new(0),
+        }
     }
 
     pub fn file(path: &Path) -> Self {

@@ -73,7 +73,8 @@ pub async fn convert(job: ConvertJob, progress: &Arc<Progress>, cancel: &Cancell
     let stop = cancel.child_token();
     let outputs = vec![Output { encoder, sinks: vec![NamedSink { store, sink }] }];
     let (progress_of_work, cancel) = (progress.clone(), stop.clone());
-    let work = Transfer { outputs, require_all: true, limits, workers, buffers: BUFFERS, progress: progress_of_work, cancel };
+    let work =
+        Transfer { outputs, require_all: true, limits, workers, buffers: BUFFERS, progress: progress_of_work, cancel };
     // If this future is dropped, the guard ends the threads.
     let _guard = stop.drop_guard();
     let handle = Handle::current();
