@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::{DiskMap, Encoder},
     io::Pool,
-    model::{ContentManifest, Limits},
+    model::{Compression, ContentManifest, Limits},
 };
 
 /// Chunks under way beside those in the workers' hands: enough that a slow one does not stop the others.
@@ -104,8 +104,9 @@ pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> 
         Ok(groups) => groups,
         Err(error) => return Err(Failed { error: Some(error), sinks: Vec::new() }),
     };
+    let buffers = workers.saturating_add(SPARE).min(share_with_packed(buffers, &encoders));
     let mut delivery = Delivery::new(groups, require_all, &limits, &progress);
-    let worker = Worker::new(Pool::bounded(workers.max(1).saturating_add(SPARE).min(buffers.max(1))), encoders);
+    let worker = Worker::new(Pool::bounded(buffers.max(1)), encoders);
     let result = thread::scope(|scope| {
         let (units, work) = bounded::<Job>(1);
         let (promises, order) = bounded(workers.saturating_add(AHEAD));
@@ -138,6 +139,12 @@ pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> 
         Ok(None) => Err(Failed { error: None, sinks: delivery.into_sinks() }),
         Err(error) => Err(Failed { error: Some(error), sinks: delivery.into_sinks() }),
     }
+}
+
+/// How many of `buffers` there may be: a chunk that is packed for an output is there twice for a while.
+fn share_with_packed(buffers: usize, encoders: &[Arc<dyn Encoder>]) -> usize {
+    let packs = encoders.iter().any(|encoder| encoder.output().compression != Compression::None);
+    if packs { buffers.saturating_mul(3).div_ceil(5) } else { buffers }
 }
 
 fn open_groups(outputs: Vec<Output>, virtual_size: Option<u64>) -> Result<Vec<Group>> {

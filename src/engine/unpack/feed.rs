@@ -121,10 +121,7 @@ impl Unpacker {
     }
 
     fn check_output(&self) -> Result<()> {
-        let most = match self.given <= ZEROS_FLOOR {
-            true => self.limits.max_output,
-            false => self.limits.max_output.min(ZEROS_FLOOR.max(self.taken.saturating_mul(MOST_ZEROS))),
-        };
+        let most = self.limits.max_output.min(ZEROS_FLOOR.max(self.taken.saturating_mul(MOST_ZEROS)));
         if self.given <= most {
             return Ok(());
         }
