@@ -46,7 +46,7 @@ impl Checksum {
 
     async fn print_digests(&self) -> Result<ExitCode> {
         for image in &self.images {
-            let source = Input::parse(image)?.source(&self.fetching)?;
+            let source = Input::parse(image)?.source(&self.fetching, false)?;
             let name = printable(image);
             if self.content {
                 write(&format!("{}  {name}\n", content(source).await?))?;

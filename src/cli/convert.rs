@@ -116,7 +116,7 @@ impl Convert {
             return pipeline::convert(job, progress, &cancel).await;
         }
         let job = Import {
-            source: input.source(&self.fetching)?,
+            source: input.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
             container_format: None,
             checksums: self.checksums.clone(),

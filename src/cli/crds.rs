@@ -1,9 +1,11 @@
 //! `vitrine crds`: the definitions of the custom resources, to standard output or to files.
 
-use std::{fs, io, path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use vitrine_engine::error::{Error, Kind, Result};
 
+use super::output::write;
 use crate::api;
 
 /// Print the definitions of the custom resources.
@@ -27,14 +29,15 @@ impl Crds {
     }
 }
 
-fn print(args: &Crds) -> io::Result<()> {
+fn print(args: &Crds) -> Result<()> {
     for crd in api::crds() {
-        let text = api::crd_yaml(&crd).map_err(io::Error::other)?;
+        let text =
+            api::crd_yaml(&crd).map_err(|e| Error::with_source(Kind::Internal, "writing a definition as text", e))?;
         match &args.output {
-            None => print!("{text}"),
+            None => write(&text)?,
             Some(folder) => {
                 let path = folder.join(api::crd_file_name(&crd));
-                fs::write(&path, text).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+                fs::write(&path, text).map_err(|e| Error::io(format!("writing {}", path.display()), e))?;
             }
         }
     }

@@ -8,7 +8,10 @@ use vitrine_engine::{
     error::{Error, Kind, Result},
     model::{ContainerFormat, Digest, DiskFormat, Limits, ObjectKey},
     pipeline::{self, Imported, Progress, Target},
-    store::filesystem::{FilesystemOptions, FilesystemStore},
+    store::{
+        Store as _,
+        filesystem::{FilesystemOptions, FilesystemStore},
+    },
 };
 
 use super::{
@@ -58,12 +61,16 @@ impl Import {
     async fn import(&self) -> Result<ExitCode> {
         let output = self.form.checked()?;
         let store = FilesystemStore::open("filesystem", &self.store, &FilesystemOptions::default())?;
+        let key = self.key()?;
+        if self.name.is_some() {
+            check_free(&store, &key).await?;
+        }
         let job = pipeline::Import {
-            source: Input::parse(&self.source)?.source(&self.fetching)?,
+            source: Input::parse(&self.source)?.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
             container_format: None,
             checksums: self.checksums.clone(),
-            key: self.key()?,
+            key,
             attempt: 1,
             targets: vec![Target { store: Arc::new(store), output }],
             require_all: true,
@@ -90,6 +97,18 @@ impl Import {
                 Error::new(Kind::InvalidInput, message)
             }),
         }
+    }
+}
+
+/// An agent adopts what an earlier attempt published; a person who names an object that is there means another one.
+async fn check_free(store: &FilesystemStore, key: &ObjectKey) -> Result<()> {
+    match store.stat(key).await {
+        Ok(stat) => {
+            let message = format!("{} is there already: choose another --name, or leave it out", stat.url);
+            Err(Error::new(Kind::AlreadyExists, message))
+        }
+        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

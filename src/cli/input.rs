@@ -65,15 +65,18 @@ impl Input {
         }
     }
 
-    /// The source that reads it.
+    /// The source that reads it. `checksummed` says that its bytes are held against a checksum, so that a cut cannot pass for the end.
     ///
     /// # Errors
     /// `InvalidInput` or an I/O error from the options.
-    pub fn source(&self, fetching: &Fetching) -> Result<Arc<dyn Source>> {
+    pub fn source(&self, fetching: &Fetching, checksummed: bool) -> Result<Arc<dyn Source>> {
         Ok(match self {
             Self::File(path) => Arc::new(FileSource::new(path)),
-            Self::Url(url) => Arc::new(HttpSource::new(fetching.config(url)?)?),
-            Self::Stdin => Arc::new(StdinSource),
+            Self::Url(url) => {
+                let config = HttpConfig { accept_unframed: checksummed, ..fetching.config(url)? };
+                Arc::new(HttpSource::new(config)?)
+            }
+            Self::Stdin => Arc::new(StdinSource::default()),
         })
     }
 }

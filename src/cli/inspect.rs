@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use vitrine_engine::{
-    error::Result,
+    error::{Error, Kind, Result},
     model::{DiskFormat, Inspection, Limits, Verdict},
     pipeline::{self, InspectJob},
 };
@@ -40,17 +40,25 @@ impl Inspect {
 
     async fn inspect(&self) -> Result<ExitCode> {
         let job = InspectJob {
-            source: Input::parse(&self.image)?.source(&self.fetching)?,
+            source: Input::parse(&self.image)?.source(&self.fetching, false)?,
             disk_format: self.format,
             limits: Limits::default(),
             scratch: std::env::temp_dir(),
         };
-        let inspection = pipeline::inspect(job, &interruption()?).await?;
+        let inspection = pipeline::inspect(job, &interruption()?).await.map_err(without_verdict)?;
         self.output.print(&inspection)?;
         Ok(match inspection.verdict {
             Verdict::Accepted => ExitCode::SUCCESS,
             Verdict::Refused => ExitCode::from(REFUSED),
         })
+    }
+}
+
+/// The exit code of a refusal says that a verdict was printed.
+fn without_verdict(error: Error) -> Error {
+    match error.kind() {
+        Kind::Refused => Error::with_source(Kind::Internal, "it could not be told", error),
+        _ => error,
     }
 }
 

@@ -74,6 +74,42 @@ fn every_form_of_qcow2_is_whole_and_equal() {
 }
 
 #[test]
+fn every_kind_of_image_comes_over_http_as_qemu_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, theirs) = (folder.path().join("out"), folder.path().join("theirs"));
+    let server = FaultServer::start().unwrap();
+    for (name, format) in [
+        ("plain.qcow2", "qcow2"),
+        ("zlib.qcow2", "qcow2"),
+        ("zstd.qcow2", "qcow2"),
+        ("extended-l2.qcow2", "qcow2"),
+        ("extended-l2-zlib.qcow2", "qcow2"),
+        ("disk.raw.xz", "xz"),
+        ("disk.raw.gz", "gzip"),
+        ("grub-rescue.iso", "raw"),
+    ] {
+        let path = debian(name);
+        let place = format!("/{name}");
+        server.put(&place, Route::file(&path).unwrap());
+        run(["convert", &server.url(&place), text(&out), "--force", "--quiet"]).expect(0);
+        let unpacked = folder.path().join("unpacked");
+        let (source, format) = match format {
+            "xz" | "gzip" => {
+                let to = std::fs::File::create(&unpacked).unwrap();
+                assert!(Command::new(format).arg("-dc").arg(&path).stdout(to).status().unwrap().success());
+                (&unpacked, "raw")
+            }
+            _ => (&path, format),
+        };
+        qemu::qemu_img(&["convert", "-f", format, "-O", "raw", text(source), text(&theirs)]).unwrap();
+        assert_eq!(out.metadata().unwrap().len(), theirs.metadata().unwrap().len(), "{name}");
+        let same = Command::new("cmp").args([&out, &theirs]).output().unwrap();
+        assert!(same.status.success(), "{name}: {}", String::from_utf8_lossy(&same.stdout));
+        assert_eq!(server.sent(&place), path.metadata().unwrap().len(), "{name}: in one pass");
+    }
+}
+
+#[test]
 fn urls_and_standard_input_are_converted_while_they_come() {
     let folder = tempfile::tempdir().unwrap();
     let (raw, out) = (debian("disk.raw"), folder.path().join("out"));

@@ -1,6 +1,8 @@
 //! What a person sees first.
 
-use crate::program::run;
+use std::process::Stdio;
+
+use crate::program::{run, vitrine};
 
 const VERBS: [&str; 5] = ["inspect", "convert", "import", "checksum", "crds"];
 
@@ -32,4 +34,12 @@ fn the_definitions_are_printed() {
     for kind in ["Image", "ImageStore", "ImageTask", "NodeCache"] {
         assert!(text.contains(&format!("kind: {kind}\n")), "{kind}");
     }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = vitrine(["crds"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
 }

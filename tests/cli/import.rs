@@ -23,6 +23,30 @@ fn a_url_becomes_a_verified_object() {
     assert_eq!(outcome["digests"][0], checksum.as_str());
     assert!(outcome["allocatedSize"].as_u64().unwrap() < 160 << 20, "{outcome}");
     assert_same_disk(&store.path().join("debian-r1/data"), "raw", &debian("disk.raw"), "raw");
+    let again = run(["import", "/nowhere/other", "--store", folder, "--name", "debian"]).expect(1);
+    assert!(again.stderr.contains("debian-r1") && again.stderr.contains("another --name"), "{}", again.stderr);
+}
+
+#[test]
+fn an_unmarked_end_needs_a_checksum_and_a_cut_is_no_refusal() {
+    let store = tempfile::tempdir().unwrap();
+    let folder = store.path().to_str().unwrap();
+    let path = debian("grub-rescue.iso");
+    let sum = Command::new("sha256sum").arg(&path).output().unwrap();
+    let checksum = format!("sha256:{}", std::str::from_utf8(&sum.stdout).unwrap().split(' ').next().unwrap());
+    let server = FaultServer::start().unwrap();
+    let unmarked = || Route::file(&path).unwrap().always(Fault::UntilClose);
+    server.put("/iso", unmarked());
+    let url = server.url("/iso");
+    let ran = run(["import", &url, "--store", folder, "--quiet"]).expect(1);
+    assert!(ran.stderr.contains("declare a checksum"), "{}", ran.stderr);
+    run(["import", &url, "--store", folder, "--quiet", "--checksum", &checksum]).expect(0);
+    let out = store.path().join("out.iso");
+    run(["convert", &url, out.to_str().unwrap(), "--quiet", "--checksum", &checksum]).expect(0);
+    assert_same_disk(&out, "raw", &path, "raw");
+    server.put("/iso", unmarked().always(Fault::CutAfter(1 << 20)));
+    let ran = run(["import", &url, "--store", folder, "--quiet", "--checksum", &checksum]).expect(1);
+    assert!(ran.stderr.contains("may have been cut off"), "{}", ran.stderr);
 }
 
 #[test]

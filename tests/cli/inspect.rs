@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vitrine_harness::{Fault, FaultServer, Route};
 
-use crate::program::{debian, hostile, run, run_with_input};
+use crate::program::{bzip2_of_zeros, debian, hostile, run, run_with_input};
 
 const DISK: u64 = 320 << 20;
 
@@ -133,4 +133,44 @@ fn a_server_without_ranges_and_standard_input_do_as_well() {
     assert_eq!((&found["diskFormat"], &found["virtualSize"]), (&"qcow2".into(), &DISK.into()), "{found}");
     let cut = run_with_input(&["inspect", "-", "-o", "json"], &zstd[..zstd.len() / 2]).expect(3).json();
     assert_eq!(cut["verdict"], "refused", "{cut}");
+}
+
+#[test]
+fn the_size_is_what_came_however_it_came() {
+    let server = FaultServer::start().unwrap();
+    for name in ["disk.raw.gz", "zlib.qcow2", "grub-rescue.iso"] {
+        let bytes = std::fs::read(debian(name)).unwrap();
+        let found = run_with_input(&["inspect", "-", "-o", "json"], &bytes).expect(0).json();
+        assert_eq!(found["size"], bytes.len(), "{name} on standard input: {found}");
+        server.put("/chunked", Route::bytes(bytes.clone()).always(Fault::Chunked));
+        let (code, found) = inspect(&server.url("/chunked"));
+        assert_eq!((code, &found["size"]), (0, &bytes.len().into()), "{name} in chunks: {found}");
+    }
+}
+
+#[test]
+fn ranges_that_are_only_claimed_are_done_without() {
+    let server = FaultServer::start().unwrap();
+    let route = Route::file(&debian("plain.qcow2")).unwrap().header("Accept-Ranges", "bytes");
+    server.put("/disk", route.always(Fault::IgnoreRange));
+    let (code, found) = inspect(&server.url("/disk"));
+    assert_eq!((code, &found["virtualSize"]), (0, &DISK.into()), "{found}");
+    assert!(server.requests_for("/disk").iter().any(|request| request.range().is_some()), "ranges were tried");
+}
+
+#[test]
+fn bombs_are_refused_as_by_an_import() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(path("store")).unwrap();
+    std::fs::write(path("zeros.bz2"), bzip2_of_zeros(folder.path(), 2 << 30)).unwrap();
+    // 128 MiB of one letter in about 12 KiB.
+    let letters = "head -c 134217728 /dev/zero | tr '\\0' a | bzip2 -9 > \"$0\"";
+    assert!(std::process::Command::new("sh").args(["-c", letters, &path("letters.bz2")]).status().unwrap().success());
+    for bomb in [path("zeros.bz2"), path("letters.bz2")] {
+        let (code, found) = inspect(&bomb);
+        assert_eq!((code, &found["reasons"][0]["rule"]), (3, &"bomb".into()), "{bomb}: {found}");
+        let ran = run(["import", &bomb, "--store", &path("store"), "--quiet"]).expect(3);
+        assert!(ran.stderr.contains("bomb"), "{}", ran.stderr);
+    }
 }

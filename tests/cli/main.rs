@@ -10,4 +10,6 @@ mod convert;
 mod help;
 mod import;
 mod inspect;
+mod memory;
+mod once;
 mod program;

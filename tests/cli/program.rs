@@ -84,6 +84,16 @@ pub fn hostile() -> (&'static Path, &'static [Value]) {
     (folder.path(), cases)
 }
 
+/// `length` zeros as bzip2 packs them: a stream for each 64 MiB, in a row.
+pub fn bzip2_of_zeros(folder: &Path, length: usize) -> Vec<u8> {
+    const PART: usize = 64 << 20;
+    let part = folder.join("part");
+    std::fs::File::create(&part).unwrap().set_len(PART as u64).unwrap();
+    let packed = Command::new("bzip2").arg("-9c").arg(&part).output().unwrap();
+    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    packed.stdout.repeat(length / PART)
+}
+
 /// The names in a folder, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =

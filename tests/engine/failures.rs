@@ -3,18 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use vitrine_engine::{
     error::{Error, Kind, Result},
     model::{ContainerFormat, DiskFormat, Limits, OutputFormat, Rule},
     pipeline::{Permit, Progress, import},
+    source::{Opened, RangeReader, Source},
     store::{
         Store as _,
         fault::{CommitFault, Faults, FaultyStore},
     },
 };
 
-use crate::support::{Bytestream, disk, job, memory, run};
+use crate::support::{Bytestream, QCOW2_ZSTD, disk, job, memory, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_checksum_publishes_nothing() {
@@ -104,13 +107,13 @@ async fn cancelling_stops_and_removes() {
 async fn a_stalled_source_can_be_cancelled() {
     struct Stalled;
     #[async_trait]
-    impl vitrine_engine::source::Source for Stalled {
+    impl Source for Stalled {
         fn describe(&self) -> String {
             "stalled".into()
         }
-        async fn open(&self) -> Result<vitrine_engine::source::Opened> {
+        async fn open(&self) -> Result<Opened> {
             let stream = Box::pin(futures::stream::pending());
-            Ok(vitrine_engine::source::Opened { length: Some(1), stream, ranges: None })
+            Ok(Opened { length: Some(1), shows_cuts: true, stream, ranges: None })
         }
     }
     let store = memory();
@@ -172,4 +175,64 @@ async fn a_bomb_is_refused_while_it_goes_off() {
     assert_eq!(error.violation().unwrap().rule, Rule::Bomb, "{error}");
     assert!(store.list().await.unwrap().is_empty());
     assert_eq!(Limits::default().max_expansion, 1100, "the limit this test is made for");
+}
+
+/// A qcow2 whose first-level table stands far behind, on a server that never answers when it is asked for.
+struct Stuck;
+
+#[async_trait]
+impl RangeReader for Stuck {
+    async fn read_range(&self, _: u64, _: u64) -> Result<Option<Bytes>> {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Source for Stuck {
+    fn describe(&self) -> String {
+        "stuck".into()
+    }
+
+    async fn open(&self) -> Result<Opened> {
+        let mut head = b"QFI\xfb\0\0\0\x02".to_vec();
+        head.extend([0; 12]);
+        head.extend(16_u32.to_be_bytes());
+        head.extend((1_u64 << 30).to_be_bytes());
+        head.extend([0, 0, 0, 0, 0, 0, 0, 2]);
+        head.extend((8_u64 << 20).to_be_bytes());
+        head.extend((64_u64 << 10).to_be_bytes());
+        head.extend([0, 0, 0, 1]);
+        head.resize(1 << 20, 0);
+        let stream = futures::stream::once(async { Ok(Bytes::from(head)) }).chain(futures::stream::pending());
+        Ok(Opened { length: Some(9 << 20), shows_cuts: true, stream: stream.boxed(), ranges: Some(Arc::new(Self)) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_a_table_can_be_cancelled() {
+    let store = memory();
+    let job = job(Stuck, vec![(store.clone(), OutputFormat::RAW)]);
+    let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
+    let running = tokio::time::timeout(Duration::from_secs(20), import(&job, &progress, &cancel));
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cancel.cancel();
+    };
+    let (result, ()) = tokio::join!(running, later);
+    assert_eq!(result.unwrap().unwrap_err().kind(), Kind::Cancelled);
+    assert!(store.list().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_would_be_made_is_adopted() {
+    let store = memory();
+    run(&job(Bytestream::new(disk(1 << 20)), vec![(store.clone(), OutputFormat::RAW)])).await.unwrap();
+    let again = |output| job(Bytestream::new(disk(1 << 20)), vec![(store.clone() as _, output)]);
+    run(&again(OutputFormat { cluster_size: 512, ..OutputFormat::RAW })).await.unwrap();
+    let mut declared = again(OutputFormat::RAW);
+    declared.disk_format = Some(DiskFormat::Qcow2);
+    for job in [again(QCOW2_ZSTD), declared] {
+        let error = run(&job).await.unwrap_err();
+        assert!(error.kind() == Kind::AlreadyExists && error.to_string().contains("choose another name"), "{error}");
+    }
 }

@@ -11,6 +11,7 @@
 mod again;
 mod failures;
 mod hostile;
+mod inspect;
 mod layouts;
 mod support;
 mod truth;

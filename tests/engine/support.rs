@@ -28,6 +28,8 @@ pub struct Bytestream {
     pub ranges: Option<Bytes>,
     /// Whether the length is told.
     pub sized: bool,
+    /// Whether a cut would show.
+    pub shows_cuts: bool,
     /// The stream fails after this many bytes.
     pub cut: Option<usize>,
     /// How often it was opened.
@@ -36,7 +38,14 @@ pub struct Bytestream {
 
 impl Bytestream {
     pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), ranges: None, sized: true, cut: None, opened: AtomicUsize::new(0) }
+        Self {
+            bytes: bytes.into(),
+            ranges: None,
+            sized: true,
+            shows_cuts: true,
+            cut: None,
+            opened: AtomicUsize::new(0),
+        }
     }
 
     pub fn file(path: &Path) -> Self {
@@ -53,9 +62,9 @@ struct Ranges(Bytes);
 
 #[async_trait]
 impl RangeReader for Ranges {
-    async fn read_range(&self, offset: u64, length: u64) -> Result<Bytes> {
+    async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>> {
         let start = usize::try_from(offset).unwrap();
-        Ok(self.0.slice(start..start + usize::try_from(length).unwrap()))
+        Ok(Some(self.0.slice(start..start + usize::try_from(length).unwrap())))
     }
 }
 
@@ -73,6 +82,7 @@ impl Source for Bytestream {
         let pieces = (0..end).step_by(77_777).map(move |at| Ok(bytes.slice(at..end.min(at + 77_777))));
         let fault = self.cut.map(|at| Err(Error::new(Kind::Unavailable, format!("cut after {at} bytes"))));
         Ok(Opened {
+            shows_cuts: self.shows_cuts,
             length: self.sized.then_some(self.bytes.len() as u64),
             stream: stream::iter(pieces.collect::<Vec<_>>()).chain(stream::iter(fault)).boxed(),
             ranges: self.ranges.clone().map(|bytes| Arc::new(Ranges(bytes)) as _),

@@ -400,6 +400,8 @@ def other_formats():
     yield Case("page-raw.raw", "an HTML page in place of the image", page * 20, "not-a-disk")
     yield Case("gz-in-gz.raw.gz", "gzip inside gzip", gzip.compress(plain, mtime=0), "nested-compression")
     yield Case("empty.raw", "a file of no bytes", b"", "not-a-disk", ["truncated"])
+    for length in (1, 511):
+        yield Case(f"short-{length}.raw", f"a file of {length} bytes, less than a sector", b"\xeb" * length, "not-a-disk")
     rule = "compressed-stream"
     for name, why, data, also in (
             ("cut.raw.gz", "gzip stream cut short", plain[:-100], ["truncated"]),

@@ -1,6 +1,10 @@
 //! Cuts, stalls and changes in the middle.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    time::{Duration, Instant, SystemTime},
+};
 
 use vitrine_engine::{error::Kind, source::Source};
 use vitrine_harness::http::{Content, Fault, FaultServer, Route};
@@ -185,4 +189,69 @@ async fn many_cuts_are_survived_while_there_is_progress() {
     server.put("/b", Route::bytes(content.clone()).always(Fault::CutAfter(1000)));
     let error = fail(&source(&server, "/b"), &content).await;
     assert!(error.to_string().contains("gave up after 4 tries"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_drips_is_given_up() {
+    let (server, content) = (FaultServer::start().unwrap(), content());
+    server.put("/a", Route::bytes(content.clone()).always(Fault::Rate(100)));
+    let mut config = config(&server.url("/a"));
+    config.patience.attempts = 2;
+    let begun = Instant::now();
+    let error = fail(&vitrine_engine::source::HttpSource::new(config).unwrap(), &content).await;
+    assert!(error.kind() == Kind::Unavailable && error.to_string().contains("bytes came in 1."), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_mirror_that_is_gone_is_left_for_another() {
+    let (front, gone, other) =
+        (FaultServer::start().unwrap(), FaultServer::start().unwrap(), FaultServer::start().unwrap());
+    let content = content();
+    gone.put("/a", Route::bytes(content.clone()).first(1, Fault::CutAfter(1_000_000)).from(2, Fault::HangUp));
+    other.put("/a", Route::bytes(content.clone()));
+    front.put("/a", Route::redirect(other.url("/a")).first(1, Fault::Redirect(gone.url("/a"))));
+    assert!(read(&source(&front, "/a")).await.unwrap() == content);
+    assert_eq!((gone.requests().len(), front.requests().len(), other.requests().len()), (3, 2, 1));
+    assert_eq!(other.requests()[0].range(), Some("bytes=1000000-"));
+}
+
+/// A server that gives these answers, one for each connection, and the last for all that follow.
+fn scripted(answers: Vec<String>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/a", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (number, connection) in listener.incoming().enumerate() {
+            let Ok(mut stream) = connection else { return };
+            // What goes wrong with a connection is for the other side to notice.
+            let _asked = stream.read(&mut [0; 4096]);
+            let _sent = stream.write_all(answers[number.min(answers.len() - 1)].as_bytes());
+        }
+    });
+    url
+}
+
+/// The beginning of an answer with ten bytes, cut after five.
+const CUT: &str = "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nAccept-Ranges: bytes\r\nContent-Length: 10\r\n\r\n01234";
+
+#[tokio::test]
+async fn more_than_was_promised_is_noticed() {
+    let part = "HTTP/1.1 206 Partial Content\r\nETag: \"a\"\r\nContent-Range: bytes 5-9/10\r\n";
+    let more = format!("{part}Transfer-Encoding: chunked\r\n\r\n7\r\n56789ab\r\n0\r\n\r\n");
+    let source = vitrine_engine::source::HttpSource::new(config(&scripted(vec![CUT.into(), more]))).unwrap();
+    let error = fail(&source, b"0123456789").await;
+    assert!(
+        error.kind() == Kind::Unavailable && error.to_string().contains("sent more than the bytes up to 10"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_part_without_the_etag_of_the_whole_is_not_taken() {
+    let part = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n";
+    let (without, with) = (format!("{part}\r\nABCDE"), format!("{part}ETag: \"a\"\r\n\r\n56789"));
+    let source = |answers| vitrine_engine::source::HttpSource::new(config(&scripted(answers))).unwrap();
+    assert_eq!(read(&source(vec![CUT.into(), without.clone(), with])).await.unwrap(), b"0123456789");
+    let error = fail(&source(vec![CUT.into(), without]), b"0123456789").await;
+    assert!(error.kind() == Kind::Unavailable && error.to_string().contains("without the ETag"), "{error}");
 }

@@ -39,6 +39,8 @@ pub fn config(url: &str) -> HttpConfig {
     config.patience = Patience {
         connect: Duration::from_secs(2),
         stall: Duration::from_millis(300),
+        progress: 1000,
+        progress_time: Duration::from_secs(1),
         attempts: 4,
         first_wait: Duration::from_millis(2),
         longest_wait: Duration::from_millis(10),

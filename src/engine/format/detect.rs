@@ -12,6 +12,9 @@ use crate::{
 /// part 2) begins at 32 KiB and ends well before 64 KiB.
 pub(super) const HEAD_LENGTH: usize = 64 << 10;
 
+/// The least that a guest can read or write, in bytes.
+const SECTOR: usize = 512;
+
 /// What the head shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -33,6 +36,7 @@ const PACKED: &str =
 const CONVERT: &str = "convert it with `qemu-img convert -O qcow2`";
 const LATER: &str = "this version reads raw, iso and qcow2; convert it with `qemu-img convert -O qcow2`";
 const PAGE: &str = "a text came where the image should be, often an error or login page: open the URL in a browser";
+const SHORT: &str = "a disk has at least one sector of 512 bytes: the source was cut off, or is something else";
 const EMPTY: &str = "the input has no bytes: check the URL or the file";
 
 const fn packed(name: &'static str) -> Found {
@@ -98,6 +102,7 @@ pub(super) fn detect(head: &[u8]) -> Found {
         Some(found) => found,
         None if is_optical(head) => Found::Disk(DiskFormat::Iso),
         None if is_text(head) => Found::Other { name: "a text", rule: Rule::NotADisk, advice: PAGE },
+        None if head.len() < SECTOR => Found::Other { name: "less than a sector", rule: Rule::NotADisk, advice: SHORT },
         None => Found::Disk(DiskFormat::Raw),
     }
 }
@@ -207,6 +212,7 @@ mod tests {
             (b"{\"error\": \"gone\"}".to_vec(), Rule::NotADisk),
             ("Grüße\nzwei Zeilen".repeat(4000).into_bytes(), Rule::NotADisk),
             (vec![], Rule::NotADisk),
+            (vec![7; 511], Rule::NotADisk),
         ] {
             assert_eq!(rule(&head, None), Err(expected));
             assert_eq!(rule(&head, raw), Err(expected));

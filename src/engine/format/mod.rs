@@ -43,6 +43,9 @@ pub trait DiskMap: Send {
     /// Size of the guest's disk in bytes; `None` for a raw stream whose length is not known yet: then it is as long as the input.
     fn virtual_size(&self) -> Option<u64>;
 
+    /// Whether two answers may lie on the same bytes of the file.
+    fn may_read_twice(&self) -> bool;
+
     /// Where the guest range that begins at `guest` lies. The answer covers at least one byte and at most `most` bytes, and
     /// never goes past the virtual size. Callers ask in ascending order, each time where the last answer ended, so an
     /// implementation keeps at most one table in memory and reads each once.

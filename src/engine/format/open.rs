@@ -11,11 +11,8 @@ use crate::{
         raw::RawMap,
     },
     io::ReadAt,
-    model::{DiskFormat, Limits, Rule, Violation},
+    model::{DiskFormat, Limits},
 };
-
-/// The least that a guest can read or write, in bytes.
-const SECTOR: usize = 512;
 
 /// Finds out what `input` is, checks it against `declared` (`None`: whatever it is) and reads its header.
 ///
@@ -26,10 +23,6 @@ pub fn open(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Limit
     let head = input.read_up_to(0, HEAD_LENGTH)?;
     Ok(match settle(detect(&head), declared)? {
         Reader::Qcow2 => Box::new(Qcow2Map::open(input, &head, limits)?),
-        Reader::Flat(_) if head.len() < SECTOR => {
-            let message = "a disk has at least one sector of 512 bytes: the source is empty or was cut off";
-            return Err(Violation::new(Rule::NotADisk, "size", head.len(), message).into());
-        }
         Reader::Flat(format) => Box::new(RawMap::new(format, input.length(), limits)?),
     })
 }

@@ -41,6 +41,10 @@ impl DiskMap for RawMap {
         self.length
     }
 
+    fn may_read_twice(&self) -> bool {
+        false
+    }
+
     fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
         if let Some(length) = input.length() {
             self.check_length(length)?;

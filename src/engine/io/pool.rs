@@ -72,6 +72,11 @@ pub struct PoolBuffer {
 }
 
 impl PoolBuffer {
+    /// Makes it `length` bytes long.
+    pub fn resize(&mut self, length: usize) {
+        self.bytes.resize(length);
+    }
+
     /// The bytes, to be filled.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.bytes.bytes_mut()

@@ -50,6 +50,12 @@ impl RangeSet {
             || self.by_start.range(..=range.start).next_back().is_some_and(|(_, &end)| end >= range.end)
     }
 
+    /// How many ranges there are.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.by_start.len()
+    }
+
     /// Forgets everything below `offset`.
     pub fn forget_below(&mut self, offset: u64) {
         while let Some((&start, &end)) = self.by_start.first_key_value() {

@@ -71,6 +71,12 @@ impl Spill {
         self.written
     }
 
+    /// How many stretches are kept that do not touch.
+    #[cfg(test)]
+    pub fn stretches(&self) -> usize {
+        self.held.count()
+    }
+
     fn file(&mut self) -> Result<&File> {
         if self.file.is_none() {
             let name = format!(".vitrine-spill-{}-{:016x}", std::process::id(), rand::random::<u64>());

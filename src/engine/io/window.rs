@@ -20,8 +20,8 @@ const FAR: u64 = 4 << 20;
 /// one is read again with the next. Holds the largest of them.
 const RECENT: u64 = 4 << 20;
 
-/// Fetches a part of the stream's bytes out of turn.
-pub type Fetch = Box<dyn FnMut(u64, u64) -> Result<Bytes> + Send>;
+/// Fetches a part of the stream's bytes out of turn. `None` if that turns out not to be possible.
+pub type Fetch = Box<dyn FnMut(u64, u64) -> Result<Option<Bytes>> + Send>;
 
 /// Which bytes stay available after they have gone by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,11 @@ impl<F: Feed> Window<F> {
             fetched: Vec::new(),
             fetched_bytes: 0,
         }
+    }
+
+    /// Keeps from now on what `keep` says.
+    pub fn keep(&mut self, keep: Keep) {
+        self.keep = keep;
     }
 
     /// The same bytes, for reading tables: may fetch what is far ahead out of turn.
@@ -158,7 +163,10 @@ impl<F: Feed> Window<F> {
             Keep::All => &nothing,
             Keep::Unread => &self.read,
         };
-        for range in done_with.missing(start..end) {
+        // One stretch, whatever was read between: a list of small ones would be as large as an attacker likes.
+        let missing = done_with.missing(start..end);
+        if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
+            let range = first.start..last.end;
             self.spill.keep(range.start, slice(&piece, start, &range))?;
         }
         self.read.forget_below(end);
@@ -224,7 +232,7 @@ impl<F: Feed> Window<F> {
             let end = start.saturating_add(piece.len() as u64);
             let part = slice(piece, start, range);
             if !part.is_empty() {
-                take(piece.slice_ref(part));
+                take(share(piece, part));
             }
             if end >= range.end {
                 break;
@@ -234,15 +242,13 @@ impl<F: Feed> Window<F> {
         Ok(())
     }
 
-    /// `range` without copying, if one piece holds all of it.
+    /// `range`, if one piece holds all of it.
     fn borrow(&self, range: &Range<u64>) -> Option<Bytes> {
         let mut start = self.held.start;
         for piece in &self.pieces {
             let end = start.saturating_add(piece.len() as u64);
             if range.start >= start && range.end <= end {
-                let from = usize::try_from(range.start.checked_sub(start)?).ok()?;
-                let to = usize::try_from(range.end.checked_sub(start)?).ok()?;
-                return Some(piece.slice(from..to));
+                return Some(share(piece, slice(piece, start, range)));
             }
             start = end;
         }
@@ -259,9 +265,14 @@ impl<F: Feed> Window<F> {
             return Ok(None);
         }
         let Some(fetch) = &mut self.fetch else { return Ok(None) };
-        let bytes = fetch(range.start, length)?;
+        let Some(bytes) = fetch(range.start, length)? else {
+            // The stream brings it as well, only later.
+            self.fetch = None;
+            return Ok(None);
+        };
         self.fetched_bytes = self.fetched_bytes.saturating_add(length);
-        self.fetched.push((range.start, bytes.clone()));
+        // Copied, because what came may be a part of a larger buffer, and this counts and holds many of them.
+        self.fetched.push((range.start, Bytes::copy_from_slice(&bytes)));
         Ok(Some(bytes))
     }
 }
@@ -302,6 +313,12 @@ fn slice<'a>(bytes: &'a [u8], start: u64, range: &Range<u64>) -> &'a [u8] {
     bytes.get(clamp(range.start)..clamp(range.end)).unwrap_or_default()
 }
 
+/// `part` of `piece`, as a piece of its own. It holds on to all of `piece` only if it is at least half of it: a file can be made so that
+/// a few bytes are wanted of every piece, and memory is bounded by what is wanted.
+fn share(piece: &Bytes, part: &[u8]) -> Bytes {
+    if part.len().saturating_mul(2) < piece.len() { Bytes::copy_from_slice(part) } else { piece.slice_ref(part) }
+}
+
 fn changed(offset: u64) -> Error {
     Error::new(
         Kind::Changed,
@@ -317,6 +334,8 @@ fn gone(range: &Range<u64>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     struct Pieces(VecDeque<Bytes>);
@@ -374,6 +393,36 @@ mod tests {
     }
 
     #[test]
+    fn a_small_part_does_not_keep_its_piece() {
+        struct Counted(Vec<u8>, #[expect(dead_code, reason = "counts who is alive")] Arc<()>);
+        impl AsRef<[u8]> for Counted {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let alive = Arc::new(());
+        let pieces = (0..100).map(|_| Bytes::from_owner(Counted(bytes(1000), alive.clone()))).collect();
+        let spill = Spill::new(&std::env::temp_dir(), 1 << 30);
+        let limits = WindowLimits { memory: 4000, tables: 0 };
+        let mut window = Window::new(Pieces(pieces), None, Keep::Unread, spill, limits, None);
+        let small: Vec<_> = (0..50).map(|i| window.read_up_to(i * 1000, 499).unwrap()).collect();
+        let parts: Vec<_> = (50..99).flat_map(|i| window.read_pieces(i * 1000, 499).unwrap()).collect();
+        window.finish().unwrap();
+        assert_eq!(Arc::strong_count(&alive), 1, "pieces are kept by {} parts", small.len() + parts.len());
+    }
+
+    #[test]
+    fn the_spill_file_knows_a_stretch_for_each_piece_at_most() {
+        let data = bytes(100_000);
+        let mut window = window(&data, 1000, 4000, Keep::Unread, None);
+        for at in (0..100_000).step_by(20) {
+            window.read_up_to(at, 10).unwrap();
+        }
+        assert!(window.spill.stretches() <= 100, "{}", window.spill.stretches());
+        assert_eq!(&window.read_up_to(50, 5).unwrap()[..], &data[50..55]);
+    }
+
+    #[test]
     fn the_end_is_short_not_an_error() {
         let data = bytes(1500);
         let mut window = window(&data, 1000, 4000, Keep::Unread, None);
@@ -396,8 +445,26 @@ mod tests {
         let data = Bytes::copy_from_slice(data);
         Box::new(move |offset, length| {
             let start = usize::try_from(offset).unwrap();
-            Ok(data.slice(start..start + usize::try_from(length).unwrap()))
+            Ok(Some(data.slice(start..start + usize::try_from(length).unwrap())))
         })
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_fetched_comes_with_the_stream() {
+        let data = bytes(6 << 20);
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let none: Fetch = Box::new(move |_, _| {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok(None)
+        });
+        let mut window = window(&data, 100_000, 1 << 20, Keep::Unread, Some(none));
+        for far in [5 << 20, (5 << 20) + 1000] {
+            assert_eq!(&window.tables().read_up_to(far as u64, 1000).unwrap()[..], &data[far..far + 1000]);
+        }
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1, "once is enough to know");
+        assert_eq!(&window.read_up_to(0, 1000).unwrap()[..], &data[..1000]);
+        window.finish().unwrap();
     }
 
     #[test]

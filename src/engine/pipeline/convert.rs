@@ -21,7 +21,7 @@ use super::{
     deliver::{NamedSink, WrittenFile},
     import::imported,
     publish::{join_sinks, publish},
-    transfer::{Failed, transfer},
+    transfer::{BUFFERS, Failed, transfer},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -73,7 +73,8 @@ pub async fn convert(job: ConvertJob, progress: &Arc<Progress>, cancel: &Cancell
     let stop = cancel.child_token();
     let outputs = vec![Output { encoder, sinks: vec![NamedSink { store, sink }] }];
     let (progress_of_work, cancel) = (progress.clone(), stop.clone());
-    let work = Transfer { outputs, require_all: true, limits, workers, progress: progress_of_work, cancel };
+    let work =
+        Transfer { outputs, require_all: true, limits, workers, buffers: BUFFERS, progress: progress_of_work, cancel };
     // If this future is dropped, the guard ends the threads.
     let _guard = stop.drop_guard();
     let handle = Handle::current();
@@ -209,6 +210,10 @@ impl DiskMap for Sparse {
 
     fn virtual_size(&self) -> Option<u64> {
         self.inner.virtual_size()
+    }
+
+    fn may_read_twice(&self) -> bool {
+        self.inner.may_read_twice()
     }
 
     fn check_length(&self, length: u64) -> Result<()> {

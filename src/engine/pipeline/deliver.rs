@@ -6,11 +6,11 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-use super::{Progress, work::Finished};
+use super::{Progress, expansion::Expansion, work::Finished};
 use crate::{
     error::{Error, Kind, Result},
     format::{Finish, Layout, Write},
-    model::{ContentManifest, Limits, Rule, Violation},
+    model::{ContentManifest, Limits},
     store::Sink,
 };
 
@@ -118,16 +118,16 @@ pub struct WrittenFile {
 pub struct Delivery<'a> {
     groups: Vec<Group>,
     manifest: ContentManifest,
-    data: u64,
+    expansion: Expansion<'a>,
     require_all: bool,
-    limits: &'a Limits,
     progress: &'a Progress,
 }
 
 impl<'a> Delivery<'a> {
     /// Delivers to `groups`. With `require_all`, the first sink that fails ends it; else the last.
     pub fn new(groups: Vec<Group>, require_all: bool, limits: &'a Limits, progress: &'a Progress) -> Self {
-        Self { groups, manifest: ContentManifest::default(), data: 0, require_all, limits, progress }
+        let expansion = Expansion::new(limits, progress);
+        Self { groups, manifest: ContentManifest::default(), expansion, require_all, progress }
     }
 
     /// Takes the next chunk. False if delivery cannot go on because of a sink.
@@ -135,8 +135,7 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// A violation if far more comes out than went in.
     pub fn take(&mut self, finished: Finished) -> Result<bool> {
-        self.data = self.data.saturating_add(finished.data);
-        self.check_expansion()?;
+        self.expansion.add(finished.data)?;
         self.manifest.chunks.push(finished.digest);
         for (group, encoded) in self.groups.iter_mut().zip(finished.encoded) {
             let writes = group.layout.place(encoded)?;
@@ -169,18 +168,6 @@ impl<'a> Delivery<'a> {
     fn must_stop(&self) -> bool {
         let mut failed = self.groups.iter().flat_map(|group| &group.sinks).map(|sink| sink.task.is_finished());
         if self.require_all { failed.any(|f| f) } else { failed.all(|f| f) }
-    }
-
-    /// A bomb is told by its ratio, once enough has come out that small files cannot trip it.
-    fn check_expansion(&self) -> Result<()> {
-        let (received, most) = (self.progress.snapshot().received, self.limits.max_expansion);
-        if self.data <= self.limits.expansion_floor || self.data <= received.saturating_mul(most) {
-            return Ok(());
-        }
-        let found = format!("{} bytes of data from {received} bytes", self.data);
-        let message =
-            format!("more than {most}:1 is never an ordinary image: raise maxExpansion if this one is meant to be");
-        Err(Violation::new(Rule::Bomb, "expansion", found, message).into())
     }
 }
 

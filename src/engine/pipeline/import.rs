@@ -11,11 +11,12 @@ use super::{
     deliver::WrittenFile,
     intake::{Intake, check_length},
     publish::{join_sinks, open_sinks, publish, remove_all, remove_differing},
+    transfer::BUFFERS,
 };
 use crate::{
     error::{Error, Kind, Result},
     io::Keep,
-    model::{ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Received, Verified},
+    model::{ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Received, Rule, Verified},
     source::{Opened, Source},
     store::{ObjectStat, Store, answer},
 };
@@ -104,8 +105,10 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
     if let Some(imported) = adopt(job, cancel).await? {
         return Ok(imported);
     }
-    let result = match attempt(job, Keep::Unread, progress, cancel).await {
-        Err(error) if error.kind() == Kind::NeedsSpill => {
+    // What cannot be read twice has to be kept from the start.
+    let keep = if job.source.reopens() { Keep::Unread } else { Keep::All };
+    let result = match attempt(job, keep, progress, cancel).await {
+        Err(error) if error.kind() == Kind::NeedsSpill && keep == Keep::Unread => {
             tracing::info!(source = job.source.describe(), %error, "starting over with the whole stream kept on disk");
             attempt(job, Keep::All, progress, cancel).await
         }
@@ -121,9 +124,12 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
 /// The result of an earlier attempt that ended between publishing and reporting: every target holds the object.
 async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Imported>> {
     let mut published = Vec::new();
-    for Target { store, .. } in &job.targets {
+    for Target { store, output } in &job.targets {
         match answer(store.name(), "looking for the image", cancel, store.stat(&job.key)).await {
-            Ok(stat) => published.push((store.name().to_owned(), stat)),
+            Ok(stat) => {
+                check_adopted(job, *output, &stat).map_err(|error| error.context(format!("store {}", store.name())))?;
+                published.push((store.name().to_owned(), stat));
+            }
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error.context(format!("store {}", store.name()))),
         }
@@ -146,6 +152,25 @@ async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Import
     Ok(Some(imported(&verified, published)))
 }
 
+/// Whether an object that is there already is what would be made now, as far as that can be told without the source.
+fn check_adopted(job: &Import, output: OutputFormat, stat: &ObjectStat) -> Result<()> {
+    let image = &stat.image;
+    let differs = |what: &str| {
+        let message =
+            format!("it holds {} already, with another {what}: choose another name or delete it first", job.key);
+        Err(Error::new(Kind::AlreadyExists, message))
+    };
+    if job.disk_format.is_some_and(|declared| declared != image.source_format) {
+        return differs("disk format than declared");
+    }
+    if job.container_format.is_some_and(|declared| declared != image.container_format) {
+        return differs("container format than declared");
+    }
+    // Raw has nothing but its name.
+    let both_raw = output.disk_format == DiskFormat::Raw && image.format.disk_format == DiskFormat::Raw;
+    if output != image.format && !both_raw { differs("output format") } else { Ok(()) }
+}
+
 pub fn imported(verified: &Verified, published: Vec<Published>) -> Imported {
     Imported {
         container_format: verified.container_format(),
@@ -163,6 +188,29 @@ async fn attempt(job: &Import, keep: Keep, progress: &Arc<Progress>, cancel: &Ca
         opened = job.source.open() => opened?,
         () = cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "the import was cancelled")),
     };
+    let shows_cuts = opened.shows_cuts;
+    let done = attempt_with(job, keep, opened, progress, cancel).await;
+    done.map_err(|error| if shows_cuts { error } else { perhaps_cut(error) })
+}
+
+/// What a cut looks like where the source does not show one. The same bytes are asked for again then: they may come whole.
+fn perhaps_cut(error: Error) -> Error {
+    match error.violation().map(|violation| violation.rule) {
+        Some(Rule::ChecksumMismatch | Rule::Truncated | Rule::CompressedStream) => {
+            let message = "the server does not mark the end of the file, so it may have been cut off";
+            Error::with_source(Kind::Unavailable, message, error)
+        }
+        _ => error,
+    }
+}
+
+async fn attempt_with(
+    job: &Import,
+    keep: Keep,
+    opened: Opened,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Imported> {
     check_length(opened.length, &job.limits)?;
     progress.expect(opened.length);
     let (outputs, mut published) = open_sinks(job, cancel).await?;
@@ -196,6 +244,7 @@ async fn receive(
         require_all: job.require_all,
         limits: job.limits.clone(),
         workers: job.workers,
+        buffers: BUFFERS,
         progress: progress.clone(),
         cancel: stop.clone(),
     };

@@ -8,11 +8,15 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::intake::check_length;
+use super::{
+    Progress,
+    expansion::Expansion,
+    intake::{Counted, check_length},
+};
 use crate::{
     error::{Error, Kind, Result},
     format,
-    io::{Feed, Peeked, Pump, ReadAt, Spill, feed_from},
+    io::{Feed, NonzeroRuns, Peeked, Pump, ReadAt, Spill, feed_from},
     model::{ContainerFormat, DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
     source::{Opened, RangeReader, Source},
     unpack::{self, UnpackLimits},
@@ -64,29 +68,57 @@ pub async fn inspect(job: InspectJob, cancel: &CancellationToken) -> Result<Insp
 
 fn look(job: &InspectJob, opened: Opened, handle: &Handle, stop: CancellationToken) -> Result<Inspection> {
     if let (Some(ranges), Some(length)) = (opened.ranges.clone(), opened.length) {
-        let mut input = Ranged { ranges, length, handle: handle.clone(), held: (0, Bytes::new()), fetch: FETCH.least };
-        let head = input.read_up_to(0, unpack::HEAD)?;
-        if unpack::detect(&head).is_none() {
-            return format::inspect(&mut input, job.disk_format, &job.limits);
+        let (handle, stop) = (handle.clone(), stop.clone());
+        let held = (0, Bytes::new());
+        let mut input = Ranged { ranges, length, handle, stop, held, fetch: FETCH.least, claimed: false };
+        let inspection = by_ranges(job, &mut input);
+        if !input.claimed
+            && let Some(inspection) = inspection?
+        {
+            return Ok(inspection);
         }
     }
-    let size = opened.length;
-    let feed = Peeked::new(feed_from(opened.stream, handle, AHEAD, stop), HEAD)?;
-    let Some(packing) = unpack::detect(feed.head()) else {
-        return Stream { job, feed }.inspect();
+    look_through(job, opened, handle, stop)
+}
+
+/// Reads tables only; `None` if there is something around the disk that has to be taken off first.
+fn by_ranges(job: &InspectJob, input: &mut Ranged) -> Result<Option<Inspection>> {
+    let head = input.read_up_to(0, unpack::HEAD)?;
+    if unpack::detect(&head).is_some() {
+        return Ok(None);
+    }
+    format::inspect(input, job.disk_format, &job.limits).map(Some)
+}
+
+/// Reads the stream to its end.
+fn look_through(job: &InspectJob, opened: Opened, handle: &Handle, stop: CancellationToken) -> Result<Inspection> {
+    let (progress, told) = (Arc::new(Progress::default()), opened.length);
+    let counted = Counted::new(feed_from(opened.stream, handle, AHEAD, stop), &progress, &job.limits);
+    let refuse = |error| refused(None, ContainerFormat::Bare, told, error);
+    let feed = match Peeked::new(counted, HEAD) {
+        Ok(feed) => feed,
+        Err(error) => return refuse(error),
     };
-    let mut inspection =
-        unpacked(job, packing, feed).or_else(|e| refused(None, ContainerFormat::Compressed, size, e))?;
+    let Some(packing) = unpack::detect(feed.head()) else {
+        return Stream { job, feed, progress: &progress }.inspect().or_else(refuse);
+    };
+    let mut inspection = unpacked(job, packing, feed, &progress).or_else(refuse)?;
     inspection.container_format = ContainerFormat::Compressed;
-    inspection.size = size;
+    // A size that stands there is of what came out, and says that all of it was read.
+    inspection.size = told.or_else(|| inspection.size.map(|_| progress.snapshot().received));
     Ok(inspection)
 }
 
-fn unpacked(job: &InspectJob, packing: unpack::Packing, feed: impl Feed + 'static) -> Result<Inspection> {
+fn unpacked(
+    job: &InspectJob,
+    packing: unpack::Packing,
+    feed: impl Feed + 'static,
+    progress: &Progress,
+) -> Result<Inspection> {
     let unpacker = unpack::unpacker(packing, Box::new(feed), UnpackLimits::new(&job.limits));
     let feed = Peeked::new(Pump::start("vitrine-unpack", unpacker)?, HEAD)?;
     unpack::check_not_nested(packing, feed.head())?;
-    Stream { job, feed }.inspect()
+    Stream { job, feed, progress }.inspect()
 }
 
 /// A refusal, if `error` is one.
@@ -105,6 +137,7 @@ fn refused(
 struct Stream<'a, F> {
     job: &'a InspectJob,
     feed: Peeked<F>,
+    progress: &'a Progress,
 }
 
 impl<F: Feed> Stream<'_, F> {
@@ -119,6 +152,7 @@ impl<F: Feed> Stream<'_, F> {
 
     fn measure(mut self, disk_format: DiskFormat) -> Result<Inspection> {
         let (mut length, most) = (0_u64, self.job.limits.max_virtual_size);
+        let mut expansion = Expansion::new(&self.job.limits, self.progress);
         while let Some(piece) = self.feed.next()? {
             length = length.saturating_add(piece.len() as u64);
             if length > most {
@@ -126,6 +160,10 @@ impl<F: Feed> Stream<'_, F> {
                 let violation =
                     Violation::new(Rule::VirtualSizeLimit, "virtual size", format!("more than {most}"), message);
                 return refused(Some(disk_format), ContainerFormat::Bare, None, violation.into());
+            }
+            let bomb = expansion.add(nonzero(&piece)).err();
+            if let Some(error) = bomb {
+                return refused(Some(disk_format), ContainerFormat::Bare, None, error);
             }
         }
         Ok(Inspection {
@@ -140,13 +178,34 @@ impl<F: Feed> Stream<'_, F> {
 
     /// Writes all of it to a file that has no name, and inspects that.
     fn spool(mut self) -> Result<Inspection> {
-        let mut spool = Spool { spill: Spill::new(&self.job.scratch, self.job.limits.max_spill), length: 0 };
+        let most = self.job.limits.max_spill;
+        let mut spool = Spool { spill: Spill::new(&self.job.scratch, most), length: 0 };
         while let Some(piece) = self.feed.next()? {
+            let length = spool.length.saturating_add(piece.len() as u64);
+            if length > most {
+                return Err(no_room(most));
+            }
             spool.spill.keep(spool.length, &piece)?;
-            spool.length = spool.length.saturating_add(piece.len() as u64);
+            spool.length = length;
         }
         format::inspect(&mut spool, self.job.disk_format, &self.job.limits)
     }
+}
+
+/// Bytes of `piece` that are stored: those in blocks that are not zero.
+fn nonzero(piece: &[u8]) -> u64 {
+    let mut runs = NonzeroRuns::default();
+    runs.add(piece);
+    runs.finish().iter().map(|run| u64::from(run.end.saturating_sub(run.start))).sum()
+}
+
+/// Says nothing of the image: an import keeps only a little of it.
+fn no_room(most: u64) -> Error {
+    let message = format!(
+        "it could not be told: what has tables and comes as a stream is kept on disk to be inspected, and more than {most} bytes came; \
+         save it as an unpacked file and inspect that"
+    );
+    Error::new(Kind::NoSpace, message)
 }
 
 /// The first bytes of a stream whose length is not known.
@@ -194,6 +253,9 @@ struct Ranged {
     ranges: Arc<dyn RangeReader>,
     length: u64,
     handle: Handle,
+    stop: CancellationToken,
+    /// Whether ranges turned out to be only claimed. Nothing can be read here then.
+    claimed: bool,
     /// What was fetched last, and where it stands.
     held: (u64, Bytes),
     /// How much to fetch next.
@@ -226,7 +288,13 @@ impl ReadAt for Ranged {
         let close = offset >= self.held.0 && offset <= end.saturating_add(FETCH.most);
         self.fetch = if close { self.fetch.saturating_mul(2).min(FETCH.most) } else { FETCH.least };
         let ask = wanted.max(self.fetch).min(self.length.saturating_sub(offset));
-        self.held = (offset, self.handle.block_on(self.ranges.read_range(offset, ask))?);
+        let read = self.handle.block_on(self.stop.run_until_cancelled(self.ranges.read_range(offset, ask)));
+        let bytes = read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "the inspection was interrupted")))?;
+        let Some(bytes) = bytes else {
+            self.claimed = true;
+            return Err(Error::new(Kind::Unavailable, "the server only claims to have ranges"));
+        };
+        self.held = (offset, bytes);
         Ok(part(&self.held.1, 0, usize::try_from(wanted).unwrap_or(usize::MAX)))
     }
 }

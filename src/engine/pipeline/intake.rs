@@ -20,8 +20,12 @@ use crate::{
     verify::{DigestSet, DigestedFeed},
 };
 
-/// Bytes received and not yet digested, at most: enough to bridge a hiccup of the scheduler at a GiB per second.
-const READ_AHEAD: usize = 4 << 20;
+/// Bytes received and not yet digested, at most. The queue behind the digest and the kernel's own buffers hold as much again.
+const READ_AHEAD: usize = 1 << 20;
+
+/// Chunk buffers where the source is packed as a whole: the unpacker takes up to half of the memory of an import, and is one thread
+/// that few others keep up with.
+const BUFFERS_OF_PACKED: usize = 5;
 
 /// What the blocking part of an import needs of its job.
 pub struct Intake {
@@ -38,7 +42,7 @@ pub struct Intake {
 type Moved = (Vec<WrittenFile>, Evidence);
 
 impl Intake {
-    /// The part of `job` that is needed here. `keep` says what the window keeps, `stop` ends it early.
+    /// The part of `job` that is needed here. `keep` says what the window keeps of a format that may read twice, `stop` ends it early.
     pub fn new(job: &Import, keep: Keep, progress: &Arc<Progress>, stop: &CancellationToken) -> Self {
         Self {
             disk_format: job.disk_format,
@@ -56,18 +60,24 @@ impl Intake {
     ///
     /// # Errors
     /// What any stage says; the sinks come back with it.
-    pub fn run(self, opened: Opened, handle: &Handle, job: Transfer) -> Result<Moved, Failed> {
+    pub fn run(self, opened: Opened, handle: &Handle, mut job: Transfer) -> Result<Moved, Failed> {
         let _runtime = handle.enter();
         let received = Arc::new(Mutex::new(None));
         let (mut window, container_format) = match self.open_window(opened, handle, &received) {
             Ok(window) => window,
             Err(error) => return Err(Failed::before(error, job)),
         };
+        if container_format == ContainerFormat::Compressed {
+            job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
+        }
         let map = format::open(&mut window.tables(), self.disk_format, &self.limits);
         let mut map = match map {
             Ok(map) => map,
             Err(error) => return Err(Failed::before(error, job)),
         };
+        if !map.may_read_twice() {
+            window.keep(Keep::Unread);
+        }
         let Transferred { manifest, files } = transfer(map.as_mut(), &mut window, job)?;
         let evidence = window.finish().and_then(|()| {
             // Only now is the length of every stream known, and whether tables reach past it.
@@ -94,11 +104,11 @@ impl Intake {
         handle: &Handle,
         received: &Arc<Mutex<Option<Received>>>,
     ) -> Result<(Window<Box<dyn Feed>>, ContainerFormat)> {
-        let Opened { length, stream, ranges } = opened;
+        let Opened { length, stream, ranges, .. } = opened;
         let slot = received.clone();
         let algorithms = self.declared.iter().map(Digest::algorithm).chain([DigestAlgorithm::Sha256]);
         let feed = feed_from(stream, handle, READ_AHEAD, self.stop.clone());
-        let counted = Counted { feed, progress: self.progress.clone(), most: self.limits.max_size, length: 0 };
+        let counted = Counted::new(feed, &self.progress, &self.limits);
         let digested = DigestedFeed::new(counted, DigestSet::new(algorithms), move |all| {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
         });
@@ -107,9 +117,12 @@ impl Intake {
         let container = self.container(packing.is_some())?;
         let (feed, length, fetch): (Box<dyn Feed>, _, Option<Fetch>) = match packing {
             None => {
-                let handle = handle.clone();
+                let (handle, stop) = (handle.clone(), self.stop.clone());
                 let fetch = ranges.map(|ranges| -> Fetch {
-                    Box::new(move |offset, length| handle.block_on(ranges.read_range(offset, length)))
+                    Box::new(move |offset, length| {
+                        let read = handle.block_on(stop.run_until_cancelled(ranges.read_range(offset, length)));
+                        read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "the import was cancelled")))
+                    })
                 });
                 (Box::new(feed), length, fetch)
             }
@@ -142,11 +155,18 @@ impl Intake {
 }
 
 /// Counts what comes and stops past the limit.
-struct Counted<F> {
+pub struct Counted<F> {
     feed: F,
     progress: Arc<Progress>,
     most: u64,
     length: u64,
+}
+
+impl<F> Counted<F> {
+    /// Counts what `feed` brings.
+    pub fn new(feed: F, progress: &Arc<Progress>, limits: &Limits) -> Self {
+        Self { feed, progress: progress.clone(), most: limits.max_size, length: 0 }
+    }
 }
 
 impl<F: Feed> Feed for Counted<F> {

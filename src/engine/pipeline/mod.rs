@@ -12,6 +12,7 @@
 mod convert;
 mod cut;
 mod deliver;
+mod expansion;
 mod import;
 mod inspect;
 mod intake;

@@ -15,15 +15,17 @@ use crate::{
     error::{Error, Kind, Result},
     format::{DiskMap, Encoder},
     io::Pool,
-    model::{ContentManifest, Limits},
+    model::{Compression, ContentManifest, Limits},
 };
 
 /// Chunks under way beside those in the workers' hands: enough that a slow one does not stop the others.
 const AHEAD: usize = 1;
 
-/// Chunk buffers beside those in the workers' hands. More than those that can wait for an earlier one (`AHEAD`, and the one being
-/// delivered), because only what sinks hold comes back without another being taken; the rest keeps a sink busy while the others work.
-const BUFFERS: usize = 8;
+/// Chunk buffers beside those in the workers' hands: they keep a sink busy while the others work.
+const SPARE: usize = 8;
+
+/// Chunk buffers of a transfer whose source needs little memory itself, 4 MiB each. More workers than this wait for one another.
+pub const BUFFERS: usize = 14;
 
 /// One output format and the sinks that get a file in it.
 pub struct Output {
@@ -43,6 +45,8 @@ pub struct Transfer {
     pub limits: Limits,
     /// Threads that unpack, hash and encode.
     pub workers: usize,
+    /// Chunk buffers at most.
+    pub buffers: usize,
     /// Counters to keep.
     pub progress: Arc<Progress>,
     /// Ends it early. Also cancelled by the transfer itself when it fails, to wake an input that waits.
@@ -94,14 +98,15 @@ impl Failed {
 /// # Errors
 /// What any stage says; the sinks come back with it.
 pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> Result<Transferred, Failed> {
-    let Transfer { outputs, require_all, limits, workers, progress, cancel } = job;
+    let Transfer { outputs, require_all, limits, workers, buffers, progress, cancel } = job;
     let encoders: Vec<_> = outputs.iter().map(|output| output.encoder.clone()).collect();
     let groups = match open_groups(outputs, map.virtual_size()) {
         Ok(groups) => groups,
         Err(error) => return Err(Failed { error: Some(error), sinks: Vec::new() }),
     };
+    let buffers = workers.saturating_add(SPARE).min(share_with_packed(buffers, &encoders));
     let mut delivery = Delivery::new(groups, require_all, &limits, &progress);
-    let worker = Worker::new(Pool::bounded(workers.max(1).saturating_add(BUFFERS)), encoders);
+    let worker = Worker::new(Pool::bounded(buffers.max(1)), encoders);
     let result = thread::scope(|scope| {
         let (units, work) = bounded::<Job>(1);
         let (promises, order) = bounded(workers.saturating_add(AHEAD));
@@ -136,6 +141,12 @@ pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> 
     }
 }
 
+/// How many of `buffers` there may be: a chunk that is packed for an output is there twice for a while.
+fn share_with_packed(buffers: usize, encoders: &[Arc<dyn Encoder>]) -> usize {
+    let packs = encoders.iter().any(|encoder| encoder.output().compression != Compression::None);
+    if packs { buffers.saturating_mul(3).div_ceil(5) } else { buffers }
+}
+
 fn open_groups(outputs: Vec<Output>, virtual_size: Option<u64>) -> Result<Vec<Group>> {
     outputs
         .into_iter()
@@ -156,9 +167,13 @@ fn promise(unit: Unit, units: &Sender<Job>, promises: &Sender<Receiver<Answer>>)
 }
 
 fn serve(work: &Receiver<Job>, worker: &Worker) {
-    for (unit, answer) in work {
+    loop {
+        // Taken before the unit: who waits for a buffer holds no input meanwhile, and each unit that is begun can be ended, so that
+        // no number of buffers is too small.
+        let buffer = worker.buffer();
+        let Ok((unit, answer)) = work.recv() else { return };
         // The delivery may have ended already; then nobody waits for the answer.
-        drop(answer.send(worker.finish(unit)));
+        drop(answer.send(worker.finish(unit, buffer)));
     }
 }
 

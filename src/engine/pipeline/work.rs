@@ -39,17 +39,22 @@ impl Worker {
         Self { pool, encoders }
     }
 
-    /// The finished chunk; `None` if it is all zero.
+    /// A buffer for a chunk. Waits until there is one.
+    pub fn buffer(&self) -> PoolBuffer {
+        self.pool.take(0)
+    }
+
+    /// The finished chunk, whose bytes are put together in `buffer`; `None` if it is all zero.
     ///
     /// # Errors
     /// A violation if a compressed cluster does not unpack.
-    pub fn finish(&self, unit: Unit) -> Result<Option<Finished>> {
+    pub fn finish(&self, unit: Unit, buffer: PoolBuffer) -> Result<Option<Finished>> {
         let index = unit.index;
         // Stops at the first byte that is something else, so this costs nothing where there is data.
         if unit.segments.iter().all(|segment| segment.packed.is_none() && is_zero(&segment.bytes)) {
             return Ok(None);
         }
-        let Assembled { data, runs, digest } = self.assemble(unit)?;
+        let Assembled { data, runs, digest } = assemble(unit, buffer)?;
         if runs.is_empty() {
             return Ok(None);
         }
@@ -58,17 +63,18 @@ impl Worker {
         let encoded = self.encoders.iter().map(|encoder| encoder.encode(&chunk)).collect::<Result<_>>()?;
         Ok(Some(Finished { digest: ChunkDigest { index, digest }, data, encoded }))
     }
+}
 
-    /// All bytes of the chunk, and what is known of them.
-    fn assemble(&self, unit: Unit) -> Result<Assembled> {
-        let mut filling = Filling::new(self.pool.take(unit.length));
-        for segment in unit.segments {
-            filling.leave_zero_until(segment.at)?;
-            filling.add(segment.length, |target| fill(&segment, target))?;
-        }
-        filling.leave_zero_until(unit.length)?;
-        Ok(filling.finish())
+/// All bytes of the chunk, and what is known of them.
+fn assemble(unit: Unit, mut buffer: PoolBuffer) -> Result<Assembled> {
+    buffer.resize(unit.length);
+    let mut filling = Filling::new(buffer);
+    for segment in unit.segments {
+        filling.leave_zero_until(segment.at)?;
+        filling.add(segment.length, |target| fill(&segment, target))?;
     }
+    filling.leave_zero_until(unit.length)?;
+    Ok(filling.finish())
 }
 
 /// A chunk with what is told of it.

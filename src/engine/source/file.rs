@@ -1,11 +1,14 @@
 //! A local file, or standard input: where the command line gets images from.
 
 use std::{
-    fs::File,
+    fs::{File, FileType},
     io::{Read, Seek, SeekFrom},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, FileTypeExt as _, MetadataExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -22,12 +25,13 @@ const PIECE: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
+    once: Once,
 }
 
 impl FileSource {
     /// A source at `path`, which is opened when it is read.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), once: Once::default() }
     }
 }
 
@@ -41,19 +45,29 @@ impl Source for FileSource {
         let path = self.path.clone();
         let (file, state) = run(move || open_file(&path)).await?;
         let name = self.describe();
+        if state.is_none() {
+            self.once.begin(&name)?;
+        }
         let ranges = state.as_ref().map(|state| {
             Arc::new(FileRanges { file: Arc::clone(&file), state: state.clone(), name: name.clone() })
                 as Arc<dyn RangeReader>
         });
         let length = state.as_ref().map(|state| state.length);
         let end = End { state, file: Arc::clone(&file) };
-        Ok(Opened { length, stream: read_all(file, name, Some(end)), ranges })
+        Ok(Opened { length, shows_cuts: true, stream: read_all(file, name, Some(end)), ranges })
+    }
+
+    fn reopens(&self) -> bool {
+        // What cannot be looked at cannot be opened either, and that says why.
+        self.path.metadata().map_or(true, |metadata| can_seek(metadata.file_type()))
     }
 }
 
 /// Standard input.
 #[derive(Debug, Default)]
-pub struct StdinSource;
+pub struct StdinSource {
+    once: Once,
+}
 
 #[async_trait]
 impl Source for StdinSource {
@@ -62,12 +76,37 @@ impl Source for StdinSource {
     }
 
     async fn open(&self) -> Result<Opened> {
+        self.once.begin(&self.describe())?;
         // A file of its own, so that nothing stands in a buffer between us and the pipe.
         let wrap = |e| Error::io("opening standard input", e);
         let file = std::io::stdin();
         let file = File::from(std::os::fd::AsFd::as_fd(&file).try_clone_to_owned().map_err(wrap)?);
-        Ok(Opened { length: None, stream: read_all(Arc::new(file), self.describe(), None), ranges: None })
+        let stream = read_all(Arc::new(file), self.describe(), None);
+        Ok(Opened { length: None, shows_cuts: true, stream, ranges: None })
     }
+
+    fn reopens(&self) -> bool {
+        false
+    }
+}
+
+/// Lets something be read once: what a pipe has brought is gone, and what comes next is not its beginning.
+#[derive(Debug, Default)]
+struct Once(AtomicBool);
+
+impl Once {
+    fn begin(&self, name: &str) -> Result<()> {
+        if self.0.swap(true, Ordering::Relaxed) {
+            let message = format!("{name} can be read only once, and was: save it as a file first");
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+        Ok(())
+    }
+}
+
+/// Whether this has a beginning to go back to.
+fn can_seek(kind: FileType) -> bool {
+    kind.is_file() || kind.is_block_device()
 }
 
 /// What tells whether a file was written to while it was read.
@@ -82,7 +121,7 @@ impl State {
     fn of(file: &File) -> std::io::Result<Option<Self>> {
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
-        if !kind.is_file() && !std::os::unix::fs::FileTypeExt::is_block_device(&kind) {
+        if !can_seek(kind) {
             return Ok(None);
         }
         let length = if kind.is_file() { metadata.len() } else { (&*file).seek(SeekFrom::End(0))? };
@@ -154,7 +193,7 @@ struct FileRanges {
 
 #[async_trait]
 impl RangeReader for FileRanges {
-    async fn read_range(&self, offset: u64, length: u64) -> Result<Bytes> {
+    async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>> {
         let end = offset.saturating_add(length);
         if end > self.state.length {
             let message =
@@ -167,7 +206,7 @@ impl RangeReader for FileRanges {
             file.read_exact_at(&mut piece, offset)
                 .map_err(|e| Error::io(format!("reading {name} at byte {offset}"), e))?;
             state.check_unchanged(&file, &name)?;
-            Ok(piece.into())
+            Ok(Some(piece.into()))
         })
         .await
     }
@@ -214,7 +253,7 @@ mod tests {
         let opened = source.open().await.unwrap();
         assert_eq!(opened.length, Some(3_000_001));
         let ranges = opened.ranges.unwrap();
-        assert_eq!(ranges.read_range(2_999_999, 2).await.unwrap(), &content[2_999_999..]);
+        assert_eq!(ranges.read_range(2_999_999, 2).await.unwrap().unwrap(), &content[2_999_999..]);
         assert_eq!(ranges.read_range(2_999_999, 3).await.unwrap_err().kind(), Kind::InvalidInput);
     }
 
@@ -226,6 +265,21 @@ mod tests {
         let error = opened.stream.try_fold((), async |(), _| Ok(())).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Changed);
         assert_eq!(opened.ranges.unwrap().read_range(0, 1).await.unwrap_err().kind(), Kind::Changed);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_go_back_is_read_once() {
+        let file = file_with(b"abc");
+        let source = FileSource::new(file.path());
+        assert!(source.reopens());
+        for _ in 0..2 {
+            assert_eq!(read(&source).await.unwrap(), b"abc");
+        }
+        let source = FileSource::new("/dev/null");
+        assert!(!source.reopens() && !StdinSource::default().reopens());
+        read(&source).await.unwrap();
+        let error = read(&source).await.unwrap_err();
+        assert!(error.kind() == Kind::InvalidInput && error.to_string().contains("only once"), "{error}");
     }
 
     #[tokio::test]

@@ -33,12 +33,19 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// `Denied` by the address policy or the server, `NotFound`, `InvalidInput`, or `Unavailable` after the last retry.
     async fn open(&self) -> Result<Opened>;
+
+    /// Whether `open` may be called again and then begins from the first byte again. What cannot is an error the second time.
+    fn reopens(&self) -> bool {
+        true
+    }
 }
 
 /// A source that has answered.
 pub struct Opened {
     /// Length in bytes, if the source tells.
     pub length: Option<u64>,
+    /// Whether the stream's end can be told from a cut. If not, only a checksum shows that everything came.
+    pub shows_cuts: bool,
     /// All bytes, in order.
     pub stream: ByteStream,
     /// Random access to the same version of the same bytes, where the source can. Used to fetch tables that stand behind
@@ -49,9 +56,10 @@ pub struct Opened {
 /// Reads a part of a source without disturbing its stream.
 #[async_trait]
 pub trait RangeReader: Send + Sync {
-    /// Exactly the bytes `offset..offset + length`, of the version that the stream delivers.
+    /// Exactly the bytes `offset..offset + length`, of the version that the stream delivers. `None` if the source only claimed to
+    /// have ranges: then there is the stream and nothing else.
     ///
     /// # Errors
     /// `Changed` if the source now holds another version, `Unavailable` after the last retry.
-    async fn read_range(&self, offset: u64, length: u64) -> Result<Bytes>;
+    async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>>;
 }

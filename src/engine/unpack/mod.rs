@@ -64,8 +64,9 @@ impl UnpackLimits {
     /// windows of 128 MiB, which do not, so whoever wants those raises the limit.
     const MEMORY: u64 = 66 << 20;
 
-    /// Two blocks as `xz -6` makes them: 24 MiB of output, their input, and a dictionary of 8 MiB each.
-    const PARALLEL_MEMORY: u64 = 96 << 20;
+    /// Blocks up to 12 MiB (`xz -T -3`) two at a time. A block as `xz -6` makes it takes 24 MiB of output, its input and a dictionary of
+    /// 8 MiB: two of them would not leave the rest of an import enough of 128 MiB, so they are unpacked one after the other.
+    const PARALLEL_MEMORY: u64 = 40 << 20;
 
     /// More threads than this are not fed by one stream within `PARALLEL_MEMORY`.
     const MAX_THREADS: u32 = 8;

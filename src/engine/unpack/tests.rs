@@ -176,6 +176,28 @@ fn output_is_bounded() {
     assert_eq!(unpack(Packing::Gzip, &packed).unwrap().len(), 8 << 20);
 }
 
+/// What the limit on zeros stands on: all but bzip2 keep below it by far.
+#[test]
+fn only_bzip2_makes_more_zeros_of_a_byte_than_any_image_has() {
+    let zeros = vec![0; 64 << 20];
+    for packing in ALL {
+        let ratio = zeros.len() / pack(packing, &zeros).len();
+        assert_eq!(ratio > 100_000, packing == Packing::Bzip2, "{packing}: {ratio}");
+        assert!(ratio < 40_000 || packing == Packing::Bzip2, "{packing}: {ratio}");
+    }
+    let bomb = pack(Packing::Bzip2, &zeros).repeat(17);
+    let mut feed = unpacker(Packing::Bzip2, Box::new(Pieces { data: bomb.into(), piece: 1000 }), limits());
+    let mut given = 0;
+    let error = loop {
+        match feed.next() {
+            Ok(piece) => given += piece.expect("it must not come to its end").len(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.violation().unwrap().rule, Rule::Bomb);
+    assert!(given >= 1 << 30, "{given}");
+}
+
 #[test]
 fn memory_is_bounded() {
     let small = UnpackLimits { memory: 1 << 20, parallel_memory: 1 << 20, ..limits() };

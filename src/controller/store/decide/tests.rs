@@ -12,6 +12,7 @@ fn fleet(nodes: &[&str]) -> Fleet {
     let mut fleet = Fleet::new(Instant::now(), Duration::from_secs(40));
     for node in nodes {
         let mut lease = Lease::default();
+        lease.metadata.name = Some(identity::agent_lease_name(node));
         lease.metadata.annotations = Some([(identity::ANNOTATION_NODE.to_owned(), (*node).to_owned())].into());
         lease.spec = Some(LeaseSpec { renew_time: Some(MicroTime(Timestamp::now())), ..LeaseSpec::default() });
         fleet.observe_lease(&lease, Instant::now(), Timestamp::now());

@@ -262,6 +262,11 @@ impl DiskMap for Qcow2Map {
         Some(self.header.virtual_size)
     }
 
+    fn may_read_twice(&self) -> bool {
+        // Compressed clusters meet in the middle of a sector, and both read it.
+        true
+    }
+
     fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
         let end = guest.saturating_add(most).min(self.header.virtual_size);
         let index = usize::try_from(guest.checked_div(self.span()).unwrap_or(0)).unwrap_or(usize::MAX);

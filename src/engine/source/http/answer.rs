@@ -46,6 +46,13 @@ impl Version {
         self.validator().is_some() && self.validator() == later.validator() && self.length == later.length
     }
 
+    /// Whether a part must carry an ETag and does not: a server that gave a strong one has to send it with every part, too
+    /// (RFC 9110, section 15.3.7), so what comes without may be of another version.
+    pub fn misses_etag(&self, part: &Self) -> bool {
+        let strong = self.etag.is_some() && self.validator().is_some();
+        strong && part.etag.is_none()
+    }
+
     /// Checks that nothing in a `later` answer says that the file is another one now.
     ///
     /// # Errors
@@ -247,6 +254,9 @@ mod tests {
         assert!(tagged("\"a\"", 1).proves_same(&tagged("\"a\"", 1)));
         assert!(!tagged("\"a\"", 1).proves_same(&tagged("\"a\"", 2)));
         assert!(!tagged("W/\"a\"", 1).proves_same(&tagged("W/\"a\"", 1)));
+        let untagged = Version::of(&HeaderMap::new(), Some(1));
+        assert!(tagged("\"a\"", 1).misses_etag(&untagged) && !tagged("\"a\"", 1).misses_etag(&tagged("\"a\"", 1)));
+        assert!(!tagged("W/\"a\"", 1).misses_etag(&untagged) && !untagged.misses_etag(&untagged));
     }
 
     #[test]

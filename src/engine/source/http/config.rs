@@ -131,6 +131,11 @@ pub struct Patience {
     /// Without a single byte, for the answer's head or within its body. 30 s: longer than the pauses of slow mirrors and
     /// of object stores that fetch from an archive's edge, short enough to save the download.
     pub stall: Duration,
+    /// Bytes that must come within `progress_time` of waiting for them. 64 KiB in 2 minutes: slower than any modem; a server that
+    /// sends a byte now and then would else never stall and hold its place for ever.
+    pub progress: u64,
+    /// See `progress`.
+    pub progress_time: Duration,
     /// Tries in a row that bring less than `MIN_PROGRESS` bytes before it is given up. With the defaults of the waits
     /// that is about one minute; the task that owns the import tries again later.
     pub attempts: u32,
@@ -148,6 +153,8 @@ impl Default for Patience {
         Self {
             connect: Duration::from_secs(10),
             stall: Duration::from_secs(30),
+            progress: 64 << 10,
+            progress_time: Duration::from_mins(2),
             attempts: 8,
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(30),
@@ -165,8 +172,8 @@ pub(super) const MIN_PROGRESS: u64 = 1 << 20;
 pub struct Parallel {
     /// Ranges in flight; 1 turns it off. They and the one being delivered are all that is held in memory.
     pub ranges: usize,
-    /// Length of one range in bytes. 4 MiB: over a path of 50 ms and 25 MB/s per connection the pause between two
-    /// ranges costs a quarter of the time of one connection, and four of them still fit into 16 MiB.
+    /// Length of one range in bytes. 2 MiB: over a path of 50 ms and 25 MB/s per connection the pause between two
+    /// ranges costs a third of the time of one connection, and all that are held still fit into 10 MiB.
     pub segment: u64,
     /// Bytes that a single connection is watched for first: past TCP's slow start.
     pub trial: u64,
@@ -178,7 +185,7 @@ pub struct Parallel {
 
 impl Default for Parallel {
     fn default() -> Self {
-        Self { ranges: 4, segment: 4 << 20, trial: 8 << 20, fast_enough: 100 << 20 }
+        Self { ranges: 4, segment: 2 << 20, trial: 8 << 20, fast_enough: 100 << 20 }
     }
 }
 

@@ -26,6 +26,7 @@ use url::Url;
 use self::{
     answer::Version,
     download::{Download, can_use_ranges, collect},
+    fault::Fault,
     transfer::Transfer,
     wire::Wire,
 };
@@ -81,7 +82,7 @@ impl Source for HttpSource {
 
     async fn open(&self) -> Result<Opened> {
         let beginning = Transfer::begin(Arc::clone(&self.wire)).await?;
-        let length = beginning.version.length;
+        let (length, shows_cuts) = (beginning.version.length, beginning.framed);
         let ranges = can_use_ranges(&beginning).then(|| {
             let (wire, version) = (Arc::clone(&self.wire), beginning.version.clone());
             Arc::new(HttpRanges { wire, version }) as Arc<dyn RangeReader>
@@ -90,7 +91,7 @@ impl Source for HttpSource {
         let stream = stream::try_unfold(download, async |mut download| {
             Ok(download.next().await?.map(|piece| (piece, download)))
         });
-        Ok(Opened { length, stream: stream.boxed(), ranges })
+        Ok(Opened { length, shows_cuts, stream: stream.boxed(), ranges })
     }
 }
 
@@ -102,7 +103,7 @@ struct HttpRanges {
 
 #[async_trait]
 impl RangeReader for HttpRanges {
-    async fn read_range(&self, offset: u64, length: u64) -> Result<Bytes> {
+    async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>> {
         let what = &self.wire.name;
         let end = offset.saturating_add(length);
         if self.version.length.is_none_or(|total| end > total) {
@@ -113,15 +114,19 @@ impl RangeReader for HttpRanges {
             ));
         }
         let transfer = Transfer::of_range(Arc::clone(&self.wire), self.version.clone(), offset, end);
-        let mut pieces = collect(transfer).await.map_err(|fault| fault.into_error(what))?;
+        let mut pieces = match collect(transfer).await {
+            Ok(pieces) => pieces,
+            Err(Fault::NoRanges) => return Ok(None),
+            Err(fault) => return Err(fault.into_error(what)),
+        };
         if pieces.len() <= 1 {
-            return Ok(pieces.pop_front().unwrap_or_default());
+            return Ok(Some(pieces.pop_front().unwrap_or_default()));
         }
         let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
         for piece in &pieces {
             whole.extend_from_slice(piece);
         }
-        Ok(whole.freeze())
+        Ok(Some(whole.freeze()))
     }
 }
 

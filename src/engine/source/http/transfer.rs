@@ -4,13 +4,17 @@
 //! still the same one; else by reading again from the start and leaving out what was delivered. Without a strong validator
 //! the bytes left out must have the same digest as those delivered, so what comes out is always one version of the file.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use reqwest::Response;
 
 use super::{
     answer::{Answer, Span, Version, is_web_page},
+    config::Patience,
     fault::Fault,
     retry::Attempts,
     wire::{Reply, Wire},
@@ -51,12 +55,34 @@ struct Body {
     /// Digest of what is left out, if that has to be proven.
     skipped: Option<Box<blake3::Hasher>>,
     untouched: bool,
+    /// Bytes that came, and how long they were waited for, since it was last seen that enough come.
+    came: u64,
+    waited: Duration,
+}
+
+impl Body {
+    fn new(response: Response, position: u64, skipped: Option<Box<blake3::Hasher>>) -> Self {
+        Self { response, position, skipped, untouched: position == 0, came: 0, waited: Duration::ZERO }
+    }
+
+    /// Notes that `length` bytes came after `waited`. Says whether the server brings next to nothing.
+    fn is_dripping(&mut self, length: usize, waited: Duration, patience: &Patience) -> bool {
+        self.came = self.came.saturating_add(length as u64);
+        self.waited = self.waited.saturating_add(waited);
+        let (enough, late) = (self.came >= patience.progress, self.waited >= patience.progress_time);
+        if enough {
+            (self.came, self.waited) = (0, Duration::ZERO);
+        }
+        late && !enough
+    }
 }
 
 /// The first answer: what all later ones are compared with.
 pub(super) struct Beginning {
     pub version: Version,
     pub offers_ranges: bool,
+    /// Whether the end can be told from a cut.
+    pub framed: bool,
     pub transfer: Transfer,
 }
 
@@ -78,7 +104,7 @@ impl Transfer {
             Some(_) => Resume::RangesFirst,
             None => Resume::FromStart(Box::default()),
         };
-        let body = Body { response: reply.response, position: 0, skipped: None, untouched: true };
+        let body = Body::new(reply.response, 0, None);
         let transfer = Self {
             attempts,
             interruptions: 0,
@@ -90,7 +116,7 @@ impl Transfer {
             finished: false,
             wire,
         };
-        Ok(Beginning { version, offers_ranges: reply.offers_ranges, transfer })
+        Ok(Beginning { version, offers_ranges: reply.offers_ranges, framed: reply.framed, transfer })
     }
 
     /// Reads `first..end` of `version`, by ranges only.
@@ -151,7 +177,8 @@ impl Transfer {
             self.finished = self.body.is_none();
             return Ok(None);
         };
-        let stall = self.wire.config.patience.stall;
+        let patience = self.wire.config.patience;
+        let (stall, begun) = (patience.stall, Instant::now());
         let read = tokio::time::timeout(stall, body.response.chunk()).await;
         let piece = read
             .map_err(|_| {
@@ -162,6 +189,14 @@ impl Transfer {
                 ))
             })?
             .map_err(|e| Fault::of_transport(&format!("{what}: reading at byte {}", body.position), e))?;
+        let length = piece.as_ref().map_or(0, Bytes::len);
+        if piece.is_some() && body.is_dripping(length, begun.elapsed(), &patience) {
+            let (came, time) = (body.came, body.waited.as_secs_f64());
+            return Err(Fault::passing(format!(
+                "{what}: only {came} bytes came in {time:.1} s, at byte {}",
+                body.position
+            )));
+        }
         match piece {
             Some(piece) if std::mem::take(&mut body.untouched) && is_web_page(body.response.headers(), &piece) => {
                 let message = format!(
@@ -258,6 +293,10 @@ impl Transfer {
             }
             Answer::Part(version) => {
                 self.check_version(what, &version)?;
+                if self.version.misses_etag(&version) {
+                    let message = format!("{what}: the server sent a part without the ETag that the whole file has");
+                    return Err(Fault::passing(message));
+                }
                 (self.position, None)
             }
             Answer::PastEnd(total) if self.end.is_none() && total == self.position => return Ok(None),
@@ -269,7 +308,7 @@ impl Transfer {
                 return Err(Fault::last(Kind::Changed, message));
             }
         };
-        Ok(Some(Body { response, position, skipped, untouched: position == 0 }))
+        Ok(Some(Body::new(response, position, skipped)))
     }
 
     fn check_version(&self, what: &str, found: &Version) -> Result<(), Fault> {

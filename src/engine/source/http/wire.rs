@@ -1,6 +1,6 @@
 //! One question to the server, redirects included, and the answer's head. No retries.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::{
     Response,
@@ -25,6 +25,9 @@ use crate::{
 /// Redirects followed for one question. Mirrors need two or three; browsers allow 20.
 const MAX_REDIRECTS: usize = 10;
 
+/// Failures in a row after which a server that was redirected to is left: one may be a restart.
+const MIRROR_FAILURES: u32 = 2;
+
 /// The source's side of the network.
 pub(super) struct Wire {
     pub config: HttpConfig,
@@ -33,7 +36,20 @@ pub(super) struct Wire {
     clients: Clients,
     /// Where the redirects led the last time. Later questions go there at once: it saves the round trips, and a mirror
     /// service would send each of them to another mirror.
-    settled: Mutex<Url>,
+    settled: Mutex<Settled>,
+}
+
+/// A place to ask, and how often in a row it could not be.
+#[derive(Clone)]
+struct Settled {
+    url: Url,
+    failures: u32,
+}
+
+impl Settled {
+    fn at(url: Url) -> Self {
+        Self { url, failures: 0 }
+    }
 }
 
 /// An answer whose body can be read.
@@ -42,24 +58,46 @@ pub(super) struct Reply {
     pub response: Response,
     /// Whether the server says that it serves ranges.
     pub offers_ranges: bool,
+    /// Whether the protocol marks the body's end.
+    pub framed: bool,
 }
 
 impl Wire {
     pub fn new(config: HttpConfig) -> Result<Self> {
-        let (name, settled) = (display_url(&config.url), Mutex::new(config.url.clone()));
+        let (name, settled) = (display_url(&config.url), Mutex::new(Settled::at(config.url.clone())));
         Ok(Self { clients: Clients::new(&config)?, settled, name, config })
     }
 
     /// Asks for `asked`, or for the whole file. With `condition`, a part is only sent of that very version.
     pub async fn ask(&self, asked: Option<Span>, condition: Option<&HeaderValue>) -> Result<Reply, Fault> {
-        let settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let settled = self.settled().url.clone();
         let moved = settled != self.config.url;
-        match self.follow(settled, asked, condition).await {
+        match self.follow(settled.clone(), asked, condition).await {
             // Where the redirects led may have been good for a while only (a signed URL, a mirror that is gone).
             Err(Fault::Final(error)) if moved && matches!(error.kind(), Kind::Denied | Kind::NotFound) => {
                 self.follow(self.config.url.clone(), asked, condition).await
             }
+            Err(fault @ Fault::Passing { .. }) => {
+                self.note_failure(&settled);
+                Err(fault)
+            }
             other => other,
+        }
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A mirror that stays away is left: the next question begins at the URL itself, which may lead to another.
+    fn note_failure(&self, url: &Url) {
+        let mut settled = self.settled();
+        if settled.url != *url {
+            return;
+        }
+        settled.failures = settled.failures.saturating_add(1);
+        if settled.failures >= MIRROR_FAILURES {
+            *settled = Settled::at(self.config.url.clone());
         }
     }
 
@@ -68,7 +106,7 @@ impl Wire {
             let response = self.send(&url, asked, condition).await?;
             if !response.status().is_redirection() {
                 let reply = self.read_head(&url, asked, response)?;
-                *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = url;
+                *self.settled() = Settled::at(url);
                 return Ok(reply);
             }
             url = self.next_hop(&url, &response)?;
@@ -144,7 +182,7 @@ impl Wire {
             return Err(Fault::last(Kind::InvalidInput, message));
         }
         let offers_ranges = headers.get(ACCEPT_RANGES).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"bytes"));
-        Ok(Reply { answer, response, offers_ranges })
+        Ok(Reply { answer, response, offers_ranges, framed })
     }
 }
 

@@ -205,6 +205,8 @@ impl World {
     fn report(&mut self, node: &str) {
         let report = |name: &String| StoreReport {
             name: name.clone(),
+            uid: None,
+            id: None,
             observed_generation: 1,
             ready: true,
             message: String::new(),
