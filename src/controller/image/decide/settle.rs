@@ -119,11 +119,16 @@ impl Draft<'_> {
     }
 
     fn delete_succeeded(&mut self, task: &ImageTask) {
+        // What a later attempt published behind an order that could not know of it is still there, and is ordered away anew.
+        let fence = task.spec.delete.as_ref().map_or(0, |order| order.fence);
         let stores = task.spec.delete.iter().flat_map(|order| &order.stores);
         for target in stores {
             let node = is_local(target.filesystem.as_ref()).then(|| task.spec.node_name.clone());
             let done = |item: &crate::api::Cleanup| {
-                item.revision == task.spec.revision && item.store == target.name && item.node == node
+                item.revision == task.spec.revision
+                    && item.store == target.name
+                    && item.node == node
+                    && item.attempt <= fence
             };
             self.status.cleanup.retain(|item| !done(item));
         }

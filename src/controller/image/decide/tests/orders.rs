@@ -70,3 +70,20 @@ fn a_delete_is_fenced_by_the_last_attempt_and_told_which_store_it_is_for() {
     let order = spec(&world, Action::Delete).delete.clone().unwrap();
     assert_eq!((order.fence, order.stores[0].store_id.as_deref()), (2, Some("2".repeat(32).as_str())));
 }
+
+#[test]
+fn a_delete_that_knew_too_little_is_ordered_again() {
+    let mut world = World::active(&["a"], &["fast"]);
+    world.delete();
+    world.step();
+    let fence = |world: &World| spec(world, Action::Delete).delete.as_ref().unwrap().fence;
+    assert_eq!(fence(&world), 1);
+    // An attempt that nobody knew of when the order was made.
+    world.image.status.as_mut().unwrap().cleanup[0].attempt = 3;
+    world.agent_succeeds("none");
+    for _ in 0..3 {
+        world.step();
+    }
+    assert!(!world.released);
+    assert_eq!(fence(&world), 3);
+}
