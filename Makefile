@@ -15,8 +15,8 @@ demo: ## Watch a manifest become a verified image; KUBECONFIG=… uses a cluster
 test: ## Formatting, lints and every test; the last line counts them
 	@tests/images/install.sh && python3 tests/run.py
 
-bench: ## Measure against qemu-img and the way CDI imports; prints a table (needs 20 GiB of disk)
-	@tests/images/install.sh && python3 tests/bench/bench.py $(ROUNDS)
+bench: ## Measure against qemu-img and the way CDI imports; prints a table (needs 30 GiB of disk)
+	@tests/images/install.sh && python3 tests/bench/bench.py $(or $(ROUNDS),5) $(GROUP)
 
 build: ## Build the release binary, target/release/vitrine
 	cargo build --release --locked --bin vitrine

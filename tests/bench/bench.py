@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Measures Vitrine against qemu-img and against the way CDI imports, on one machine, in turns.
 
-Usage: bench.py [ROUNDS]        `make bench`; 5 rounds unless told otherwise (make bench ROUNDS=9)
+Usage: bench.py [ROUNDS [GROUP]]    `make bench`; 5 rounds of all rows unless told otherwise (make bench ROUNDS=9 GROUP=formats)
 
 Prints a table in Markdown to stdout and says on stderr what it is doing. In every round each job is done once by Vitrine and
 once by its peer, in alternating order. Sources are in the page cache; outputs are new files each time, and before each run
 everything dirty is written out, so that nobody pays for another's writes. Vitrine's times include making its output durable
 (fsync); qemu-img's do not, but for the rows that say so. Outputs are compared once per row. Everything written is removed again.
 Exits 1 if a goal or the bound of memory was missed. Whatever way this ends, nothing it started goes on, and the next run removes
-what a killed one left on the disk. What comes over HTTP is served by busybox's httpd, which lets the kernel send (sendfile): a server's work is no part of this.
+what a killed one left on the disk. What comes over HTTP is served by busybox's httpd, which lets the kernel send (sendfile): a
+server's work is no part of this.
 Python standard library only.
 """
 
@@ -102,6 +103,25 @@ def vitrine_convert(name, compression):
     return command, "disk"
 
 
+def vitrine_stream(name):
+    def command(corpus, out):
+        return [RELEASE / "vitrine", "convert", corpus.file(name), out / "disk", "-O", "vmdk", "--subformat", "streamOptimized",
+                "--quiet"]
+    return command, "disk"
+
+
+def qemu_stream(name):
+    def command(corpus, out):
+        return [QEMU, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", corpus.file(name), out / "disk"]
+    return command, "disk"
+
+
+def unpacked_by(tool, name):
+    def command(corpus, out):
+        return ["sh", "-c", '"$1" -dc "$2" >"$3"', "unpack", tool, corpus.file(name), out / "disk"]
+    return command, "disk"
+
+
 def qemu_to_raw(name, source="qcow2"):
     def command(corpus, out):
         return [QEMU, "convert", "-f", source, "-O", "raw", corpus.file(name), out / "disk"]
@@ -160,7 +180,23 @@ class Row:
     output: str = "raw"
 
 
-ROWS = [
+FORMAT_ROWS = [
+    Row("streamOptimized vmdk over HTTP → store", "qemu-img, local file, no hash", 4.0, vitrine_import("stream.vmdk"),
+        qemu_to_raw("stream.vmdk", "vmdk")),
+    Row("the same in an OVA", "qemu-img, the vmdk as a local file, no hash", 4.0, vitrine_import("stream.ova"),
+        qemu_to_raw("stream.vmdk", "vmdk")),
+    Row("qcow2 of 2 MiB zlib clusters over HTTP → store", "qemu-img, local file, no hash", 2.5,
+        vitrine_import("cluster-2m-zlib.qcow2"), qemu_to_raw("cluster-2m-zlib.qcow2")),
+    *[Row(f"{name} over HTTP → store", "qemu-img beside sha256sum", 1.3, vitrine_import(file), qemu_and_sha256sum(file, kind))
+      for name, file, kind in (("vdi", "base.vdi", "vdi"), ("vhdx", "base.vhdx", "vhdx"), ("vhd", "base.vpc", "vpc"),
+                               ("ploop", "base.parallels", "parallels"), ("sparse vmdk", "sparse.vmdk", "vmdk"))],
+    Row("raw.xz in several blocks over HTTP → store", "xz -dc, local file", 1.6, vitrine_import("part-6.raw.xz"),
+        unpacked_by("xz", "part-6.raw.xz")),
+    Row("raw.gz over HTTP → store", "gzip -dc, local file", 1.2, vitrine_import("part.raw.gz"),
+        unpacked_by("gzip", "part.raw.gz")),
+    Row("raw file → streamOptimized vmdk", "qemu-img", 2.0, vitrine_stream("base.raw"), qemu_stream("base.raw"), "vmdk"),
+]
+MAIN_ROWS = [
     Row("zlib qcow2 over HTTP → store", "qemu-img, local file, no hash", 2.5, vitrine_import("zlib.qcow2"),
         qemu_to_raw("zlib.qcow2")),
     Row("the same", "as CDI does: scratch file, sha256, qemu-img", 3.5, vitrine_import("zlib.qcow2"),
@@ -178,6 +214,7 @@ ROWS = [
     Row("raw file → qcow2 zstd", "qemu-img -c -m 16 -W", 1.2, vitrine_convert("base.raw", "zstd"),
         qemu_to_qcow2("base.raw", "zstd"), "qcow2"),
 ]
+GROUPS = {"main": MAIN_ROWS, "formats": FORMAT_ROWS, "all": MAIN_ROWS + FORMAT_ROWS}
 # Once each, for the memory: what it is, the source, and what qemu-img compares the output with.
 MEMORY_ROWS = [
     ("1 TiB virtual disk, zlib qcow2", "sparse-1t-zlib.qcow2", "sparse-1t-zlib.qcow2", "qcow2"),
@@ -239,9 +276,9 @@ def compare(ours, peer, output):
         sys.exit(f"bench: the outputs differ: {done.stdout}{done.stderr}")
 
 
-def print_tables(results, memory, rounds):
+def print_tables(rows, results, memory, rounds):
     """Prints all that was measured. What was missed, a line each."""
-    missed = print_speed(results)
+    missed = print_speed(rows, results)
     print("\n| import over HTTP → store, once | Vitrine s | peak MiB |")
     print("| --- | --- | --- |")
     for (what, *_), run in zip(MEMORY_ROWS, memory):
@@ -257,12 +294,12 @@ def print_tables(results, memory, rounds):
     return missed
 
 
-def print_speed(results):
+def print_speed(rows, results):
     """Prints the table of the jobs that have a peer. What was missed, a line each."""
     missed = []
     print("| job | peer | Vitrine s | peer s | ratio | at least | Vitrine CPU s | peer CPU s | Vitrine peak MiB | peer peak MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for row, runs in zip(ROWS, results):
+    for row, runs in zip(rows, results):
         ours, peer = zip(*runs)
         walls = [statistics.median(run.wall for run in side) for side in (ours, peer)]
         cpus = [statistics.median(run.cpu for run in side) for side in (ours, peer)]
@@ -305,10 +342,12 @@ def prepare():
     return subprocess.run([*tied, ROOT / "tests/images/corpus.sh"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def warm(folder):
-    """Reads the sources once, so that no run is the first."""
-    for name in ("zlib.qcow2", "zstd.qcow2", "plain.qcow2", "base.raw"):
-        with open(Path(folder) / name, "rb", buffering=0) as file:
+def warm(corpus, row):
+    """Reads what both sides read once, so that no run is the first."""
+    read = {part for command, _ in (row.ours, row.peer) for part in command(corpus, Path("/nonexistent"))}
+    files = {corpus.file(str(part).rsplit("/", 1)[-1]) for part in read if str(part).startswith((str(corpus.folder), corpus.url))}
+    for source in files:
+        with open(source, "rb", buffering=0) as file:
             while file.read(16 * BLOCK):
                 pass
 
@@ -349,19 +388,20 @@ def sweep():
             continue
 
 
-def measure_all(corpus, work, rounds):
+def measure_all(rows, corpus, work, rounds):
     """The runs of each row, and those that count for their memory."""
     bench = Bench(corpus, work)
-    warm(corpus.folder)
-    results = [[] for _ in ROWS]
-    for number in range(rounds):
-        for row, runs in zip(ROWS, results):
-            runs.append(bench.round(number, row))
+    results = [[] for _ in rows]
+    for row, runs in zip(rows, results):
+        # Not all of them at once: together they are more than fits the page cache.
+        warm(corpus, row)
+        runs.extend(bench.round(number, row) for number in range(rounds))
     return results, [bench.memory(*row) for row in MEMORY_ROWS]
 
 
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    rows = GROUPS[sys.argv[2] if len(sys.argv) > 2 else "all"]
     folder = prepare()
     # What is measured comes over loopback, past no proxy.
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -372,11 +412,11 @@ def main():
     try:
         # Beside the corpus, which is where there is room; never in /tmp, which may be memory.
         with tempfile.TemporaryDirectory(prefix=WORK, dir=CACHE) as work, own(Path(work)):
-            results, memory = measure_all(Corpus(folder, url), work, rounds)
+            results, memory = measure_all(rows, Corpus(folder, url), work, rounds)
     finally:
         server.kill()
         server.wait()
-    missed = print_tables(results, memory, rounds)
+    missed = print_tables(rows, results, memory, rounds)
     for line in missed:
         say(f"missed: {line}")
     sys.exit(1 if missed else 0)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes the corpus of the benchmarks: a GPT disk of 10 GiB with one ext4 that holds about 1.75 GiB of
-# this machine's own files, as raw and as several qcow2; a 1 TiB disk with little in it; and the first
-# part of the disk, packed in the ways that take the most memory to unpack.
-# Usage: corpus.sh      Prints the folder. It is made once (about 6 GiB of disk).
+# this machine's own files, as raw, as several qcow2, and in every other format; a 1 TiB disk with little
+# in it; and the first part of the disk, packed in the ways that take the most memory to unpack.
+# Usage: corpus.sh      Prints the folder. It is made once (about 16 GiB of disk).
 # Which files are taken depends on their paths only, so two runs on one machine take the same.
 # Between machines the content differs as their /usr does: compare ratios, not seconds.
 set -euo pipefail
@@ -65,6 +65,35 @@ convert() {
   qemu-img convert -f raw -O qcow2 -m 16 -W "$@" "$name"
 }
 
+# The disk in the other formats, by qemu-img's names for them.
+make_formats() {
+  local format
+  for format in vdi vhdx vpc parallels; do
+    say "base.$format"
+    qemu-img convert -f raw -O "$format" base.raw "base.$format"
+  done
+  say "sparse.vmdk"
+  qemu-img convert -f raw -O vmdk -o subformat=monolithicSparse base.raw sparse.vmdk
+  say "stream.vmdk, stream.ova"
+  qemu-img convert -f raw -O vmdk -o subformat=streamOptimized base.raw stream.vmdk
+  make_ova
+}
+
+# The least that is an appliance: a descriptor, then the disk that it names.
+make_ova() {
+  cat >stream.ovf <<OVF
+<?xml version="1.0" encoding="UTF-8"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
+  <References><File ovf:id="file1" ovf:href="stream.vmdk" ovf:size="$(stat -c %s stream.vmdk)"/></References>
+  <DiskSection><Info>Disks</Info><Disk ovf:diskId="disk1" ovf:fileRef="file1" ovf:capacity="$DISK_MIB"
+    ovf:capacityAllocationUnits="byte * 2^20"
+    ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/></DiskSection>
+  <VirtualSystem ovf:id="corpus"><Info>One machine</Info></VirtualSystem>
+</Envelope>
+OVF
+  tar --format=ustar -cf stream.ova stream.ovf stream.vmdk
+}
+
 # Pieces of the corpus, evenly spread over a disk so large that its tables alone take 128 MiB.
 make_sparse() {
   local step=$((SPARSE_TIB * 1048576 / SPARSE_PIECES))
@@ -117,6 +146,7 @@ build() {
   convert zlib.qcow2 -c base.raw
   convert zstd.qcow2 -c -o compression_type=zstd base.raw
   convert cluster-2m-zlib.qcow2 -c -o cluster_size=2M base.raw
+  make_formats
   make_sparse "$1"
   make_packed
   check_same "$1"
