@@ -31,7 +31,8 @@ impl Crds {
 
 fn print(args: &Crds) -> Result<()> {
     for crd in api::crds() {
-        let text = api::crd_yaml(&crd).map_err(|e| Error::with_source(Kind::Internal, "writing a definition as text", e))?;
+        let text =
+            api::crd_yaml(&crd).map_err(|e| Error::with_source(Kind::Internal, "writing a definition as text", e))?;
         match &args.output {
             None => write(&text)?,
             Some(folder) => {

@@ -38,7 +38,14 @@ pub struct Bytestream {
 
 impl Bytestream {
     pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), ranges: None, sized: true, shows_cuts: true, cut: None, opened: AtomicUsize::new(0) }
+        Self {
+            bytes: bytes.into(),
+            ranges: None,
+            sized: true,
+            shows_cuts: true,
+            cut: None,
+            opened: AtomicUsize::new(0),
+        }
     }
 
     pub fn file(path: &Path) -> Self {
@@ -83,8 +90,12 @@ impl Source for Bytestream {
     }
 }
 
-pub const QCOW2_ZSTD: OutputFormat =
-    OutputFormat { disk_format: DiskFormat::Qcow2, compression: Compression::Zstd, cluster_size: 64 << 10 };
+pub const QCOW2_ZSTD: OutputFormat = OutputFormat {
+    disk_format: DiskFormat::Qcow2,
+    subformat: None,
+    compression: Compression::Zstd,
+    cluster_size: 64 << 10,
+};
 
 /// An import of `source` into `targets`.
 pub fn job(source: impl Source + 'static, targets: Vec<(Arc<dyn Store>, OutputFormat)>) -> Import {

@@ -240,7 +240,10 @@ async fn more_than_was_promised_is_noticed() {
     let more = format!("{part}Transfer-Encoding: chunked\r\n\r\n7\r\n56789ab\r\n0\r\n\r\n");
     let source = vitrine_engine::source::HttpSource::new(config(&scripted(vec![CUT.into(), more]))).unwrap();
     let error = fail(&source, b"0123456789").await;
-    assert!(error.kind() == Kind::Unavailable && error.to_string().contains("sent more than the bytes up to 10"), "{error}");
+    assert!(
+        error.kind() == Kind::Unavailable && error.to_string().contains("sent more than the bytes up to 10"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

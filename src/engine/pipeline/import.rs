@@ -150,7 +150,8 @@ async fn adopt(job: &Import) -> Result<Option<Imported>> {
 fn check_adopted(job: &Import, output: OutputFormat, stat: &ObjectStat) -> Result<()> {
     let image = &stat.image;
     let differs = |what: &str| {
-        let message = format!("it holds {} already, with another {what}: choose another name or delete it first", job.key);
+        let message =
+            format!("it holds {} already, with another {what}: choose another name or delete it first", job.key);
         Err(Error::new(Kind::AlreadyExists, message))
     };
     if job.disk_format.is_some_and(|declared| declared != image.source_format) {

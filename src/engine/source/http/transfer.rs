@@ -192,7 +192,10 @@ impl Transfer {
         let length = piece.as_ref().map_or(0, Bytes::len);
         if piece.is_some() && body.is_dripping(length, begun.elapsed(), &patience) {
             let (came, time) = (body.came, body.waited.as_secs_f64());
-            return Err(Fault::passing(format!("{what}: only {came} bytes came in {time:.1} s, at byte {}", body.position)));
+            return Err(Fault::passing(format!(
+                "{what}: only {came} bytes came in {time:.1} s, at byte {}",
+                body.position
+            )));
         }
         match piece {
             Some(piece) if std::mem::take(&mut body.untouched) && is_web_page(body.response.headers(), &piece) => {
