@@ -191,6 +191,7 @@ fn output_format(output: &Output) -> Result<OutputFormat> {
     let wrong = |e| Error::with_source(Kind::InvalidInput, format!("cluster size {}", output.cluster_size), e);
     Ok(OutputFormat {
         disk_format: output.disk_format,
+        subformat: None,
         compression: output.compression,
         cluster_size: u32::try_from(output.cluster_size).map_err(wrong)?,
     })
@@ -218,7 +219,7 @@ pub fn result(imported: Imported) -> Result<ImportResult> {
 }
 
 fn location(store: String, stat: &ObjectStat) -> TaskLocation {
-    let OutputFormat { disk_format, compression, cluster_size } = stat.image.format;
+    let OutputFormat { disk_format, subformat: _, compression, cluster_size } = stat.image.format;
     TaskLocation {
         store,
         url: stat.url.clone(),

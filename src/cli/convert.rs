@@ -76,7 +76,7 @@ impl Form {
         let wrong = |message: String| Err(Error::new(Kind::InvalidInput, message));
         match (disk_format, compression) {
             (DiskFormat::Raw, Compression::None) | (DiskFormat::Qcow2, _) => {
-                Ok(OutputFormat { disk_format, compression, cluster_size })
+                Ok(OutputFormat { disk_format, subformat: None, compression, cluster_size })
             }
             (DiskFormat::Raw, _) => wrong("raw has no compression: leave out -c, or write qcow2".to_owned()),
             (other, _) => wrong(format!("{other} is not written: use -O raw or -O qcow2")),

@@ -90,8 +90,12 @@ impl Source for Bytestream {
     }
 }
 
-pub const QCOW2_ZSTD: OutputFormat =
-    OutputFormat { disk_format: DiskFormat::Qcow2, compression: Compression::Zstd, cluster_size: 64 << 10 };
+pub const QCOW2_ZSTD: OutputFormat = OutputFormat {
+    disk_format: DiskFormat::Qcow2,
+    subformat: None,
+    compression: Compression::Zstd,
+    cluster_size: 64 << 10,
+};
 
 /// An import of `source` into `targets`.
 pub fn job(source: impl Source + 'static, targets: Vec<(Arc<dyn Store>, OutputFormat)>) -> Import {

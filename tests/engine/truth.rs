@@ -52,7 +52,7 @@ async fn one_pass_feeds_raw_and_qcow2_stores() {
         let compression = name.parse().unwrap_or(vitrine_engine::model::Compression::None);
         let output = match name {
             "raw" => OutputFormat::RAW,
-            _ => OutputFormat { disk_format: DiskFormat::Qcow2, compression, cluster_size: 64 << 10 },
+            _ => OutputFormat { disk_format: DiskFormat::Qcow2, subformat: None, compression, cluster_size: 64 << 10 },
         };
         targets.push((Arc::new(store) as _, output));
     }

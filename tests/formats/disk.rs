@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use vitrine_engine::{
     error::Result,
-    format::{self, Place},
+    format::{self, Order, Place},
     io::ReadAt,
     model::{DiskFormat, Limits, Rule, Violation},
 };
@@ -34,7 +34,7 @@ impl ReadAt for Memory {
 
 /// Calls `data` for every stretch that is not a hole, ascending; the virtual size. `most` is what is asked for at once.
 pub fn walk(input: &mut dyn ReadAt, most: u64, limits: &Limits, mut data: impl FnMut(u64, &[u8])) -> Result<u64> {
-    let mut map = format::open(input, None, limits)?;
+    let mut map = format::open(input, None, limits, Order::Tables)?;
     let mut guest = 0;
     'disk: while map.virtual_size().is_none_or(|size| guest < size) {
         let mapping = map.resolve(input, guest, most)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use vitrine_engine::{
-    format::{self, Place},
+    format::{self, Order, Place},
     io::FileReader,
     model::{DiskFormat, Limits},
 };
@@ -150,7 +150,7 @@ fn a_huge_sparse_disk_costs_one_answer_per_run() {
     qemu.img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "4T"]);
     qemu.io("qcow2", &image, &["write -P 1 3T 64k".into(), "write -P 2 1T 512".into()]);
     let mut input = FileReader::open(&image).unwrap();
-    let mut map = format::open(&mut input, None, &Limits::default()).unwrap();
+    let mut map = format::open(&mut input, None, &Limits::default(), Order::Tables).unwrap();
     let (mut guest, mut answers, mut data) = (0, 0, 0);
     while guest < 4 << 40 {
         let mapping = map.resolve(&mut input, guest, u64::MAX).unwrap();

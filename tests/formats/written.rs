@@ -18,7 +18,7 @@ use crate::{
 const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Zlib, Compression::Zstd];
 
 fn qcow2(compression: Compression, cluster_size: u32) -> OutputFormat {
-    OutputFormat { disk_format: DiskFormat::Qcow2, compression, cluster_size }
+    OutputFormat { disk_format: DiskFormat::Qcow2, subformat: None, compression, cluster_size }
 }
 
 /// The chunks of a sparse disk, whose data lies in `parts`: where, and the bytes.

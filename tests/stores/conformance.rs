@@ -145,7 +145,12 @@ pub async fn publishes_what_was_written(subject: &Subject) {
 }
 
 pub async fn records_everything(subject: &Subject) {
-    let format = OutputFormat { disk_format: DiskFormat::Qcow2, compression: Compression::Zstd, cluster_size: 2 << 20 };
+    let format = OutputFormat {
+        disk_format: DiskFormat::Qcow2,
+        subformat: None,
+        compression: Compression::Zstd,
+        cluster_size: 2 << 20,
+    };
     let mut sink = subject.store.create(&key(1), 1, format).await.unwrap();
     sink.write_at(0, noise(1, 10)).await.unwrap();
     let proof = proof(1 << 40);

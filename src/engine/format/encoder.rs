@@ -45,7 +45,8 @@ mod tests {
     #[test]
     fn only_what_can_be_written_has_an_encoder() {
         let qcow2 = |cluster_size, compression| {
-            encoder(OutputFormat { disk_format: DiskFormat::Qcow2, compression, cluster_size }).map(|e| e.output())
+            encoder(OutputFormat { disk_format: DiskFormat::Qcow2, subformat: None, compression, cluster_size })
+                .map(|e| e.output())
         };
         assert_eq!(encoder(OutputFormat::RAW).unwrap().output(), OutputFormat::RAW);
         assert_eq!(qcow2(512, Compression::Zstd).unwrap().cluster_size, 512);

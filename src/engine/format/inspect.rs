@@ -5,10 +5,9 @@
 use crate::{
     error::{Error, Result},
     format::{
-        DiskMap, Place,
-        detect::{Found, HEAD_LENGTH, Reader, detect, settle},
-        qcow2::{Header, Qcow2Map},
-        raw::RawMap,
+        DiskMap, Order, Place,
+        detect::{Found, HEAD_LENGTH, detect, settle},
+        open::{Judged, judge},
     },
     io::ReadAt,
     model::{ContainerFormat, DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
@@ -37,8 +36,14 @@ pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Li
     };
     match settle(found, declared) {
         Err(violation) => inspection.reasons.push(violation),
-        Ok(Reader::Flat(format)) => inspect_flat(input, format, limits, &mut inspection)?,
-        Ok(Reader::Qcow2) => inspect_qcow2(input, &head, limits, &mut inspection)?,
+        Ok(reader) => {
+            let Judged { virtual_size, map } = judge(reader, input, &head, limits, Order::Tables)?;
+            inspection.virtual_size = virtual_size;
+            match map {
+                Err(violations) => inspection.reasons = violations,
+                Ok(map) => look(input, map, &mut inspection)?,
+            }
+        }
     }
     inspection.size = input.length();
     if !inspection.reasons.is_empty() {
@@ -47,31 +52,20 @@ pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Li
     Ok(inspection)
 }
 
-fn inspect_flat(
-    input: &mut dyn ReadAt,
-    format: DiskFormat,
-    limits: &Limits,
-    inspection: &mut Inspection,
-) -> Result<()> {
-    inspection.disk_format = Some(format);
-    inspection.virtual_size = input.length();
-    match RawMap::new(format, input.length(), limits) {
-        Ok(_) => Ok(()),
-        Err(error) => keep(error, inspection),
+fn look(input: &mut dyn ReadAt, mut map: Box<dyn DiskMap>, inspection: &mut Inspection) -> Result<()> {
+    let walked = walk(input, map.as_mut());
+    inspection.disk_format = Some(map.format());
+    inspection.virtual_size = map.virtual_size();
+    match walked {
+        Ok(()) => Ok(()),
+        Err(error) => match error.violation() {
+            Some(violation) => {
+                inspection.reasons.push(violation.clone());
+                Ok(())
+            }
+            None => Err(error),
+        },
     }
-}
-
-fn inspect_qcow2(input: &mut dyn ReadAt, head: &[u8], limits: &Limits, inspection: &mut Inspection) -> Result<()> {
-    let header = match Header::parse(head, input.length(), limits) {
-        Ok(header) => header,
-        Err(violations) => {
-            inspection.reasons = violations;
-            return Ok(());
-        }
-    };
-    inspection.virtual_size = Some(header.virtual_size());
-    let walked = Qcow2Map::with_header(input, header, limits).and_then(|mut map| walk(input, &mut map));
-    walked.or_else(|error| keep(error, inspection))
 }
 
 /// Resolves the whole disk, and unpacks what the file's end may have cut.
@@ -91,21 +85,11 @@ fn walk(input: &mut dyn ReadAt, map: &mut dyn DiskMap) -> Result<()> {
             }
         }
     }
+    map.finish(input)?;
     input.length().map_or(Ok(()), |length| map.check_length(length))
 }
 
 fn cut(host: u64, length: usize) -> Error {
     let message = format!("the file ends {length} bytes into a compressed cluster: the download was cut short");
     Violation::new(Rule::Truncated, "compressed_cluster", format!("{host:#x}"), message).into()
-}
-
-/// Keeps a violation as a reason; other errors go on.
-fn keep(error: Error, inspection: &mut Inspection) -> Result<()> {
-    match error.violation() {
-        Some(violation) => {
-            inspection.reasons.push(violation.clone());
-            Ok(())
-        }
-        None => Err(error),
-    }
 }

@@ -40,7 +40,8 @@ pub trait DiskMap: Send {
     /// The format found.
     fn format(&self) -> DiskFormat;
 
-    /// Size of the guest's disk in bytes; `None` for a raw stream whose length is not known yet: then it is as long as the input.
+    /// Size of the guest's disk in bytes; `None` for a stream whose length is not known yet and decides: then `resolve` settles it
+    /// when it sees the end, or it is as long as the input.
     fn virtual_size(&self) -> Option<u64>;
 
     /// Whether two answers may lie on the same bytes of the file.
@@ -60,6 +61,25 @@ pub trait DiskMap: Send {
     /// # Errors
     /// A violation (`Kind::Refused`) if something that the file names lies past its end.
     fn check_length(&self, length: u64) -> Result<()>;
+
+    /// Reads and checks what stands behind the last guest byte: trailing tables, footers. To be called once, after the last
+    /// `resolve`.
+    ///
+    /// # Errors
+    /// A violation (`Kind::Refused`) if it contradicts what was resolved, else what `input` says.
+    fn finish(&mut self, input: &mut dyn ReadAt) -> Result<()> {
+        let _ = input;
+        Ok(())
+    }
+}
+
+/// How a file is best read. Formats that hold their tables once in the way of the data and once behind it can choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// From its beginning to its end, once. A map that finds out that this file cannot be read so answers `NeedsSpill`.
+    Stream,
+    /// Here and there: the tables first.
+    Tables,
 }
 
 /// What a stretch of the guest's disk is.

@@ -1,17 +1,17 @@
 //! From an input to the map of the disk in it.
 //!
-//! The only place that knows which formats exist; knows nothing of their insides.
+//! The only place that knows which formats can be read; knows nothing of their insides.
 
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     format::{
-        DiskMap,
+        DiskMap, Order,
         detect::{HEAD_LENGTH, Reader, detect, settle},
-        qcow2::Qcow2Map,
+        qcow2::{Header, Qcow2Map},
         raw::RawMap,
     },
     io::ReadAt,
-    model::{DiskFormat, Limits},
+    model::{DiskFormat, Limits, Violation},
 };
 
 /// Finds out what `input` is, checks it against `declared` (`None`: whatever it is) and reads its header.
@@ -19,10 +19,64 @@ use crate::{
 /// # Errors
 /// A violation (`Kind::Refused`) if it is no disk, not the declared format, or breaks a rule of its format; else what
 /// `input` says.
-pub fn open(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Limits) -> Result<Box<dyn DiskMap>> {
+pub fn open(
+    input: &mut dyn ReadAt,
+    declared: Option<DiskFormat>,
+    limits: &Limits,
+    order: Order,
+) -> Result<Box<dyn DiskMap>> {
     let head = input.read_up_to(0, HEAD_LENGTH)?;
-    Ok(match settle(detect(&head), declared)? {
-        Reader::Qcow2 => Box::new(Qcow2Map::open(input, &head, limits)?),
-        Reader::Flat(format) => Box::new(RawMap::new(format, input.length(), limits)?),
+    let reader = settle(detect(&head), declared)?;
+    judge(reader, input, &head, limits, order)?.map.map_err(|violations| match violations.into_iter().next() {
+        Some(violation) => violation.into(),
+        None => Error::new(Kind::Internal, "refused for no reason"),
     })
+}
+
+/// What a header says.
+pub(super) struct Judged {
+    /// Size of the guest's disk in bytes, if the header could be read so far.
+    pub virtual_size: Option<u64>,
+    /// The disk, or every reason why it is refused.
+    pub map: Result<Box<dyn DiskMap>, Vec<Violation>>,
+}
+
+impl Judged {
+    /// What opening a map has led to.
+    ///
+    /// # Errors
+    /// Those that are no violations.
+    fn of(opened: Result<impl DiskMap + 'static>) -> Result<Self> {
+        match opened {
+            Ok(map) => Ok(Self { virtual_size: map.virtual_size(), map: Ok(Box::new(map)) }),
+            Err(error) => match error.violation() {
+                Some(violation) => Ok(Self { virtual_size: None, map: Err(vec![violation.clone()]) }),
+                None => Err(error),
+            },
+        }
+    }
+}
+
+/// Reads the header of what `reader` reads. `head` is the file's first bytes.
+///
+/// # Errors
+/// What `input` says, never a violation.
+pub(super) fn judge(
+    reader: Reader,
+    input: &mut dyn ReadAt,
+    head: &[u8],
+    limits: &Limits,
+    _order: Order,
+) -> Result<Judged> {
+    match reader {
+        Reader::Flat(format) => Judged::of(RawMap::new(format, input.length(), limits)),
+        Reader::Qcow2 => match Header::parse(head, input.length(), limits) {
+            Err(violations) => Ok(Judged { virtual_size: None, map: Err(violations) }),
+            Ok(header) => {
+                let virtual_size = Some(header.virtual_size());
+                let judged = Judged::of(Qcow2Map::with_header(input, header, limits))?;
+                Ok(Judged { virtual_size, ..judged })
+            }
+        },
+    }
 }

@@ -52,4 +52,9 @@ pub trait ReadAt: Send {
     /// # Errors
     /// What the source, the spill file or the disk says. `NeedsSpill` if the bytes have gone by and were not kept.
     fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes>;
+
+    /// Whether bytes far ahead can be read without everything that stands before them. False for a stream.
+    fn can_skip(&self) -> bool {
+        true
+    }
 }

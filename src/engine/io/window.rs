@@ -288,6 +288,10 @@ impl<F: Feed> ReadAt for Window<F> {
         self.note_read(&range);
         Ok(bytes)
     }
+
+    fn can_skip(&self) -> bool {
+        false
+    }
 }
 
 /// A window as tables are read from it.
@@ -304,6 +308,10 @@ impl<F: Feed> ReadAt for Tables<'_, F> {
             Some(bytes) => Ok(bytes),
             None => self.0.read_up_to(offset, length),
         }
+    }
+
+    fn can_skip(&self) -> bool {
+        self.0.fetch.is_some() && self.0.length.is_some()
     }
 }
 

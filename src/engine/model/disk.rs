@@ -97,6 +97,22 @@ named!(
 );
 
 named!(
+    /// A variant of a disk format, by qemu-img's names.
+    Subformat, "subformat", {
+        /// vmdk: one sparse extent in one file.
+        MonolithicSparse = "monolithicSparse",
+        /// vmdk: one sparse extent of compressed grains, made to be read as a stream.
+        StreamOptimized = "streamOptimized",
+        /// vhd, vhdx: blocks are allocated when they are written.
+        Dynamic = "dynamic",
+        /// vhd, vhdx: everything is allocated.
+        Fixed = "fixed",
+        /// vdi: everything is allocated.
+        Static = "static",
+    }
+);
+
+named!(
     /// A compression of clusters inside an image.
     Compression, "compression", {
         /// Stored as they are.

@@ -11,7 +11,7 @@ mod verdict;
 mod verified;
 
 pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
-pub use disk::{Compression, ContainerFormat, DiskFormat, ParseFormatError};
+pub use disk::{Compression, ContainerFormat, DiskFormat, ParseFormatError, Subformat};
 pub use extent::{CHUNK_SIZE, Chunk, ChunkDigest, ContentManifest};
 pub use limits::Limits;
 pub use object::{ObjectKey, OutputFormat, StoredImage};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compression, ContainerFormat, ContentManifest, Digest, DiskFormat};
+use super::{Compression, ContainerFormat, ContentManifest, Digest, DiskFormat, Subformat};
 
 /// Which stored object is meant: one revision of one image. Every key there is can name an object on every back end; what is read
 /// from elsewhere is checked too.
@@ -69,8 +69,11 @@ impl fmt::Display for ObjectKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutputFormat {
-    /// `Raw` or `Qcow2`.
+    /// The format.
     pub disk_format: DiskFormat,
+    /// Its variant, where it has some; `None` for the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subformat: Option<Subformat>,
     /// Of the clusters; `None` with `Raw`.
     pub compression: Compression,
     /// In bytes; ignored with `Raw`. A power of two from 512 to 2 MiB (qcow2 specification, `cluster_bits`).
@@ -79,7 +82,8 @@ pub struct OutputFormat {
 
 impl OutputFormat {
     /// Raw, the format every consumer takes.
-    pub const RAW: Self = Self { disk_format: DiskFormat::Raw, compression: Compression::None, cluster_size: 64 << 10 };
+    pub const RAW: Self =
+        Self { disk_format: DiskFormat::Raw, subformat: None, compression: Compression::None, cluster_size: 64 << 10 };
 }
 
 /// What a store tells of a published object. Written beside the data when it is published, so it survives every crash.

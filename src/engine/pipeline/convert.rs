@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{self, DiskMap, Mapping, Place},
+    format::{self, DiskMap, Mapping, Order, Place},
     io::{FileReader, ReadAt},
     model::{ContainerFormat, DiskFormat, Evidence, Limits, ObjectKey, Received, Verified},
     unpack,
@@ -97,7 +97,7 @@ type Moved = (Vec<WrittenFile>, Evidence);
 fn move_all(source: Plain, handle: &Handle, declared: Option<DiskFormat>, job: Transfer) -> Result<Moved, Failed> {
     let _runtime = handle.enter();
     let Plain { path, before, mut reader, holes } = source;
-    let map = match format::open(&mut reader, declared, &job.limits) {
+    let map = match format::open(&mut reader, declared, &job.limits, Order::Tables) {
         Ok(map) => map,
         Err(error) => return Err(Failed::before(error, job)),
     };
@@ -220,6 +220,10 @@ impl DiskMap for Sparse {
         self.inner.check_length(length)
     }
 
+    fn finish(&mut self, input: &mut dyn ReadAt) -> Result<()> {
+        self.inner.finish(input)
+    }
+
     fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
         let mapping = self.inner.resolve(input, guest, most)?;
         let Place::Raw { host } = mapping.place else { return Ok(mapping) };
@@ -242,7 +246,7 @@ mod tests {
     /// Resolves a file as raw and gives the stretches: length, and whether it is data.
     fn stretches(file: &File, path: &Path) -> Vec<(u64, bool)> {
         let mut reader = FileReader::open(path).unwrap();
-        let inner = format::open(&mut reader, Some(DiskFormat::Raw), &Limits::default()).unwrap();
+        let inner = format::open(&mut reader, Some(DiskFormat::Raw), &Limits::default(), Order::Tables).unwrap();
         let size = inner.virtual_size().unwrap();
         let mut map = Sparse { inner, file: file.try_clone().unwrap(), data: 0..0, hole: 0..0 };
         let (mut found, mut guest) = (Vec::new(), 0);

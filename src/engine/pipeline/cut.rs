@@ -24,6 +24,9 @@ pub trait Input: Send {
     /// The same for a long stretch, in as many pieces as it comes.
     fn read_pieces(&mut self, offset: u64, length: usize) -> Result<Vec<Bytes>>;
 
+    /// Has `map` look at what stands behind the disk's last byte.
+    fn close(&mut self, map: &mut dyn DiskMap) -> Result<()>;
+
     /// Called once, after the last read: lets pass what nobody asked for.
     fn finish(&mut self) -> Result<()>;
 }
@@ -39,6 +42,10 @@ impl<F: Feed> Input for Window<F> {
 
     fn read_pieces(&mut self, offset: u64, length: usize) -> Result<Vec<Bytes>> {
         Self::read_pieces(self, offset, length)
+    }
+
+    fn close(&mut self, map: &mut dyn DiskMap) -> Result<()> {
+        map.finish(&mut self.tables())
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -60,6 +67,10 @@ impl<R: ReadAt> Input for Direct<R> {
 
     fn read_pieces(&mut self, offset: u64, length: usize) -> Result<Vec<Bytes>> {
         Ok(vec![self.0.read_up_to(offset, length)?])
+    }
+
+    fn close(&mut self, map: &mut dyn DiskMap) -> Result<()> {
+        map.finish(&mut self.0)
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -123,17 +134,21 @@ impl<'a> Cutter<'a> {
     /// # Errors
     /// Violations of the format, and what the input says.
     pub fn run(&mut self, take: &mut dyn FnMut(Unit) -> bool) -> Result<Option<u64>> {
-        let size = self.map.virtual_size();
-        while size.is_none_or(|size| self.at < size) {
-            let most = size.map_or(CHUNK_SIZE, |size| size.saturating_sub(self.at));
+        loop {
+            let most = match self.map.virtual_size() {
+                Some(size) if self.at >= size => break,
+                Some(size) => size.saturating_sub(self.at),
+                None => CHUNK_SIZE,
+            };
             let mapping = self.input.resolve(self.map, self.at, most)?;
-            match self.follow(&mapping, size, take)? {
+            match self.follow(&mapping, self.map.virtual_size(), take)? {
                 Followed::On => {}
                 Followed::End => break,
                 Followed::Stopped => return Ok(None),
             }
         }
-        let size = size.unwrap_or(self.at);
+        self.input.close(self.map)?;
+        let size = self.map.virtual_size().unwrap_or(self.at);
         if let Some(mut unit) = self.unit.take() {
             unit.length = chunk_length(unit.index, size);
             if !take(unit) {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    format,
+    format::{self, Order},
     io::{Feed, NonzeroRuns, Peeked, Pump, ReadAt, Spill, feed_from},
     model::{ContainerFormat, DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
     source::{Opened, RangeReader, Source},
@@ -144,7 +144,7 @@ impl<F: Feed> Stream<'_, F> {
     fn inspect(self) -> Result<Inspection> {
         let mut head = Head(Bytes::copy_from_slice(self.feed.head()));
         // A flat disk has no tables: its length is all that is to be learned from the rest.
-        match format::open(&mut head, self.job.disk_format, &self.job.limits) {
+        match format::open(&mut head, self.job.disk_format, &self.job.limits, Order::Stream) {
             Ok(map) if map.virtual_size().is_none() => self.measure(map.format()),
             Ok(_) | Err(_) => self.spool(),
         }
@@ -218,6 +218,10 @@ impl ReadAt for Head {
 
     fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
         Ok(part(&self.0, offset, length))
+    }
+
+    fn can_skip(&self) -> bool {
+        false
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Import, Progress, Transfer, Transferred, deliver::WrittenFile, transfer, transfer::Failed};
 use crate::{
     error::{Error, Kind, Result},
-    format,
+    format::{self, Order},
     io::{Feed, Fetch, Keep, Peeked, Pump, ReadAt, Spill, Window, WindowLimits, feed_from},
     model::{ContainerFormat, Digest, DigestAlgorithm, DiskFormat, Evidence, Limits, Received, Rule, Violation},
     source::Opened,
@@ -70,7 +70,7 @@ impl Intake {
         if container_format == ContainerFormat::Compressed {
             job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
         }
-        let map = format::open(&mut window.tables(), self.disk_format, &self.limits);
+        let map = format::open(&mut window.tables(), self.disk_format, &self.limits, self.order());
         let mut map = match map {
             Ok(map) => map,
             Err(error) => return Err(Failed::before(error, job)),
@@ -94,6 +94,14 @@ impl Intake {
                 ))
             }
             Err(error) => Err(Failed::after(error, files)),
+        }
+    }
+
+    /// With everything kept, the second time around, nothing has to be read in the stream's order any more.
+    fn order(&self) -> Order {
+        match self.keep {
+            Keep::Unread => Order::Stream,
+            Keep::All => Order::Tables,
         }
     }
 

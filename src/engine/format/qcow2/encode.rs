@@ -116,7 +116,7 @@ mod tests {
     use crate::{io::nonzero_runs, model::DiskFormat};
 
     fn encode(data: Vec<u8>, cluster_size: u32, compression: Compression) -> Vec<(u64, usize, bool)> {
-        let output = OutputFormat { disk_format: DiskFormat::Qcow2, compression, cluster_size };
+        let output = OutputFormat { disk_format: DiskFormat::Qcow2, subformat: None, compression, cluster_size };
         let runs = nonzero_runs(&data);
         let chunk = Chunk { index: 1, data: data.into(), runs, digest: [0; 32] };
         let encoded = Qcow2Encoder::new(output).unwrap().encode(&chunk).unwrap();

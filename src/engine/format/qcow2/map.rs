@@ -47,16 +47,7 @@ struct Table {
 }
 
 impl Qcow2Map {
-    /// Reads header and L1 table. `head` is the file's first bytes.
-    ///
-    /// # Errors
-    /// The first violation, or what `input` says.
-    pub(in crate::format) fn open(input: &mut dyn ReadAt, head: &[u8], limits: &Limits) -> Result<Self> {
-        let header = Header::parse(head, input.length(), limits).map_err(first)?;
-        Self::with_header(input, header, limits)
-    }
-
-    /// The same with a header that is read already.
+    /// Reads the L1 table.
     ///
     /// # Errors
     /// The first violation, or what `input` says.
@@ -365,13 +356,6 @@ fn read_exact(input: &mut dyn ReadAt, table: &str, offset: u64, length: u64) -> 
 
 fn l2_field(guest: u64) -> String {
     format!("l2_entry(guest {guest:#x})")
-}
-
-fn first(violations: Vec<Violation>) -> Error {
-    violations
-        .into_iter()
-        .next()
-        .map_or_else(|| Error::new(Kind::Internal, "qcow2: refused for no reason"), Error::from)
 }
 
 fn flawed(flaw: Flaw, guest: u64, descriptor: u64) -> Error {
