@@ -191,7 +191,7 @@ fn output_format(output: &Output) -> Result<OutputFormat> {
     let wrong = |e| Error::with_source(Kind::InvalidInput, format!("cluster size {}", output.cluster_size), e);
     Ok(OutputFormat {
         disk_format: output.disk_format,
-        subformat: None,
+        subformat: output.subformat,
         compression: output.compression,
         cluster_size: u32::try_from(output.cluster_size).map_err(wrong)?,
     })
@@ -219,11 +219,11 @@ pub fn result(imported: Imported) -> Result<ImportResult> {
 }
 
 fn location(store: String, stat: &ObjectStat) -> TaskLocation {
-    let OutputFormat { disk_format, subformat: _, compression, cluster_size } = stat.image.format;
+    let OutputFormat { disk_format, subformat, compression, cluster_size } = stat.image.format;
     TaskLocation {
         store,
         url: stat.url.clone(),
-        format: Output { disk_format, compression, cluster_size: i64::from(cluster_size) },
+        format: Output { disk_format, subformat, compression, cluster_size: i64::from(cluster_size) },
         size: signed(stat.image.length),
         allocated_size: signed(stat.allocated_size),
     }
@@ -273,7 +273,12 @@ mod tests {
 
     #[test]
     fn outputs_are_translated_whole() {
-        let output = Output { disk_format: DiskFormat::Qcow2, compression: Compression::Zstd, cluster_size: 131_072 };
+        let output = Output {
+            disk_format: DiskFormat::Qcow2,
+            subformat: None,
+            compression: Compression::Zstd,
+            cluster_size: 131_072,
+        };
         let format = output_format(&output).unwrap();
         assert_eq!((format.disk_format, format.compression), (DiskFormat::Qcow2, Compression::Zstd));
         assert_eq!(format.cluster_size, 131_072);

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
+use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat, Subformat};
 
 use super::{
     schema,
@@ -112,6 +112,22 @@ pub enum DeclaredFormat {
     Iso,
     /// QEMU copy-on-write, versions 2 and 3.
     Qcow2,
+    /// VMware.
+    Vmdk,
+    /// Virtual PC, Hyper-V and Azure.
+    Vhd,
+    /// Hyper-V.
+    Vhdx,
+    /// VirtualBox.
+    Vdi,
+    /// Parallels and Virtuozzo.
+    Ploop,
+    /// Amazon machine image: a disk or a file system.
+    Ami,
+    /// Amazon ramdisk image.
+    Ari,
+    /// Amazon kernel image.
+    Aki,
 }
 
 impl DeclaredFormat {
@@ -122,6 +138,14 @@ impl DeclaredFormat {
             Self::Raw => Some(DiskFormat::Raw),
             Self::Iso => Some(DiskFormat::Iso),
             Self::Qcow2 => Some(DiskFormat::Qcow2),
+            Self::Vmdk => Some(DiskFormat::Vmdk),
+            Self::Vhd => Some(DiskFormat::Vhd),
+            Self::Vhdx => Some(DiskFormat::Vhdx),
+            Self::Vdi => Some(DiskFormat::Vdi),
+            Self::Ploop => Some(DiskFormat::Ploop),
+            Self::Ami => Some(DiskFormat::Ami),
+            Self::Ari => Some(DiskFormat::Ari),
+            Self::Aki => Some(DiskFormat::Aki),
         }
     }
 }
@@ -131,12 +155,19 @@ impl DeclaredFormat {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.diskFormat == 'qcow2' || !has(self.compression) || self.compression == 'none'")
     .message("only qcow2 has compressed clusters: use diskFormat qcow2, or leave compression out"))]
+#[x_kube(validation = Rule::new("!has(self.subformat) || (self.diskFormat == 'vmdk' && self.subformat in ['monolithicSparse', 'streamOptimized']) || (self.diskFormat in ['vhd', 'vhdx'] && self.subformat in ['dynamic', 'fixed']) || (self.diskFormat == 'vdi' && self.subformat in ['dynamic', 'static'])")
+    .message("that format has no such subformat: vmdk has monolithicSparse and streamOptimized, vhd and vhdx have dynamic and fixed, vdi has dynamic and static"))]
 #[x_kube(validation = Rule::new("self.diskFormat == 'qcow2' || !has(self.clusterSize)")
     .message("only qcow2 has clusters: use diskFormat qcow2, or leave clusterSize out"))]
 pub struct Conversion {
-    /// `raw` or `qcow2`.
+    /// The format.
     #[schemars(schema_with = "schema::output_disk_format")]
     pub disk_format: DiskFormat,
+    /// Its variant, by qemu-img's names: `monolithicSparse` or `streamOptimized` of vmdk, `dynamic` or `fixed` of vhd and vhdx,
+    /// `dynamic` or `static` of vdi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::subformat")]
+    pub subformat: Option<Subformat>,
     /// Of the clusters of a qcow2 image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::compression")]
@@ -153,13 +184,17 @@ pub struct Conversion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Output {
-    /// `raw` or `qcow2`.
+    /// The format.
     #[schemars(schema_with = "schema::output_disk_format")]
     pub disk_format: DiskFormat,
-    /// Of the clusters; `none` with `raw`.
+    /// Its variant, where it has some; absent for the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::subformat")]
+    pub subformat: Option<Subformat>,
+    /// Of the clusters; `none` but for `qcow2`.
     #[schemars(schema_with = "schema::compression")]
     pub compression: Compression,
-    /// In bytes, a power of two from 512 to 2 MiB; meaningless with `raw`.
+    /// In bytes, a power of two from 512 to 2 MiB; meaningless but for `qcow2`.
     #[schemars(range(min = 512, max = 2_097_152))]
     pub cluster_size: i64,
 }

@@ -1,11 +1,19 @@
 //! Pieces of OpenAPI schema that no derive can say: model types by their names, bounded maps, conditions.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
-use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
+use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat, Subformat};
 
 /// What the engine writes (see `model::OutputFormat`).
 pub fn output_disk_format(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": [DiskFormat::Raw.name(), DiskFormat::Qcow2.name()] })
+    use DiskFormat::{Ploop, Qcow2, Raw, Vdi, Vhd, Vhdx, Vmdk};
+    let names = [Raw, Qcow2, Vmdk, Vhd, Vhdx, Vdi, Ploop].map(DiskFormat::name);
+    json_schema!({ "type": "string", "enum": names })
+}
+
+/// A variant of a disk format.
+pub fn subformat(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<_> = Subformat::ALL.iter().map(|subformat| subformat.name()).collect();
+    json_schema!({ "type": "string", "enum": names })
 }
 
 /// Any disk format, as found.

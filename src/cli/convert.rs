@@ -1,4 +1,4 @@
-//! `vitrine convert`: an image from anywhere, as a raw or qcow2 file.
+//! `vitrine convert`: an image from anywhere, as a file in any format that is written.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,7 +9,8 @@ use std::{
 use clap::{Args, ValueHint};
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{Compression, Digest, DiskFormat, Limits, OutputFormat},
+    format,
+    model::{Compression, Digest, DiskFormat, Limits, OutputFormat, Subformat},
     pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
     store::plain::PlainFile,
 };
@@ -55,9 +56,12 @@ pub struct Convert {
 /// The form of what is written.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Form {
-    /// Format to write: raw or qcow2
+    /// Format to write: raw, qcow2, vmdk, vhd, vhdx, vdi or ploop
     #[arg(short = 'O', long = "output-format", value_name = "FORMAT", default_value = "raw")]
     disk_format: DiskFormat,
+    /// Variant of the format: monolithicSparse or streamOptimized of vmdk, dynamic or fixed of vhd and vhdx, dynamic or static of vdi
+    #[arg(long, value_name = "SUBFORMAT")]
+    subformat: Option<Subformat>,
     /// Compression of qcow2 clusters: none, zlib or zstd
     #[arg(short = 'c', long, value_name = "COMPRESSION", default_value = "none")]
     compression: Compression,
@@ -67,20 +71,14 @@ pub struct Form {
 }
 
 impl Form {
-    /// The form for the engine, which checks the cluster size itself.
+    /// The form for the engine, which knows what can be written.
     ///
     /// # Errors
-    /// `InvalidInput` if it cannot be written.
+    /// `InvalidInput` if it cannot.
     pub fn checked(self) -> Result<OutputFormat> {
-        let Self { disk_format, compression, cluster_size } = self;
-        let wrong = |message: String| Err(Error::new(Kind::InvalidInput, message));
-        match (disk_format, compression) {
-            (DiskFormat::Raw, Compression::None) | (DiskFormat::Qcow2, _) => {
-                Ok(OutputFormat { disk_format, subformat: None, compression, cluster_size })
-            }
-            (DiskFormat::Raw, _) => wrong("raw has no compression: leave out -c, or write qcow2".to_owned()),
-            (other, _) => wrong(format!("{other} is not written: use -O raw or -O qcow2")),
-        }
+        let Self { disk_format, subformat, compression, cluster_size } = self;
+        let output = OutputFormat { disk_format, subformat, compression, cluster_size };
+        format::encoder(output).map(|_| output)
     }
 }
 

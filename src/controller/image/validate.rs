@@ -199,10 +199,15 @@ pub fn invalid(store: &ImageStore) -> Option<&str> {
 }
 
 fn output(conversion: Option<Conversion>) -> Output {
-    let raw =
-        Output { disk_format: DiskFormat::Raw, compression: Compression::None, cluster_size: DEFAULT_CLUSTER_SIZE };
+    let raw = Output {
+        disk_format: DiskFormat::Raw,
+        subformat: None,
+        compression: Compression::None,
+        cluster_size: DEFAULT_CLUSTER_SIZE,
+    };
     conversion.map_or(raw, |wanted| Output {
         disk_format: wanted.disk_format,
+        subformat: wanted.subformat,
         compression: wanted.compression.unwrap_or(Compression::None),
         cluster_size: wanted.cluster_size.unwrap_or(DEFAULT_CLUSTER_SIZE),
     })
@@ -285,7 +290,12 @@ mod tests {
             validate(image, &[Arc::new(store.clone())], References::default()).unwrap().stores[0].output
         };
         assert_eq!(output(&wanted, &fast).disk_format, DiskFormat::Raw);
-        let qcow2 = |compression| Conversion { disk_format: DiskFormat::Qcow2, compression, cluster_size: None };
+        let qcow2 = |compression| Conversion {
+            disk_format: DiskFormat::Qcow2,
+            subformat: None,
+            compression,
+            cluster_size: None,
+        };
         fast.spec.preferred_format = Some(qcow2(None));
         assert_eq!(output(&wanted, &fast).disk_format, DiskFormat::Qcow2);
         assert_eq!(output(&wanted, &fast).cluster_size, 65536);

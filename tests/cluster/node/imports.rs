@@ -46,7 +46,12 @@ async fn a_disk_is_converted_to_what_the_order_says() {
     let disk = raw(1, 3 << 20);
     lab.server.put("/disk", Route::bytes(disk.clone()));
     let mut order = node.order("a", &lab.server.url("/disk"));
-    let output = Output { disk_format: DiskFormat::Qcow2, compression: Compression::Zstd, cluster_size: 131_072 };
+    let output = Output {
+        disk_format: DiskFormat::Qcow2,
+        subformat: None,
+        compression: Compression::Zstd,
+        cluster_size: 131_072,
+    };
     order.import.stores[0].output = output;
     order.import.checksums = vec![sha256(&disk)];
     let task = lab.succeeded(&lab.import(&order).await).await;

@@ -115,7 +115,8 @@ fn an_edit_in_the_middle_of_an_import_starts_over() {
     world.step();
     world.agent_runs(10);
     world.edit(|spec| {
-        spec.convert_to = Some(Conversion { disk_format: DiskFormat::Qcow2, compression: None, cluster_size: None });
+        spec.convert_to =
+            Some(Conversion { disk_format: DiskFormat::Qcow2, subformat: None, compression: None, cluster_size: None });
     });
     world.step();
     assert!(world.tasks[0].spec.cancelled);
