@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, ValueHint};
 use vitrine_engine::{
-    error::{Error, Kind, Result},
+    error::Result,
     format,
     model::{Compression, Digest, DiskFormat, Limits, OutputFormat, Subformat},
     pipeline::{self, ConvertJob, Import, Imported, Progress, Target},

@@ -29,7 +29,8 @@ pub const PATIENCE: Duration = Duration::from_mins(3);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Raw, as most orders want it.
-pub const RAW: Output = Output { disk_format: DiskFormat::Raw, compression: Compression::None, cluster_size: 65_536 };
+pub const RAW: Output =
+    Output { disk_format: DiskFormat::Raw, subformat: None, compression: Compression::None, cluster_size: 65_536 };
 
 /// One test's part of a control plane.
 pub struct Lab<'a> {
