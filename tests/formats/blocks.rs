@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::Path,
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use vitrine_engine::{
 
 use crate::{
     disk::{Memory, walk},
+    qemu::Qemu,
     written::{bytes, chunks, encode},
 };
 
@@ -117,6 +118,22 @@ pub fn assert_holds(image: &Path, disk_format: DiskFormat, size: u64, expected: 
             let found = read(&mut stream(&bytes, told), u64::MAX).unwrap_or_else(|e| panic!("{what}, streamed: {e}"));
             assert!(found.0 == size && found.1 == *expected, "{what}: streamed as another disk");
         }
+    }
+}
+
+/// Has qemu read every MiB of a large disk that holds something: comparing all of it takes minutes, where qemu does not give up.
+pub fn assert_qemu_reads(qemu: &Qemu, format: &str, image: &Path, expected: &Sectors, what: &str) {
+    let out = qemu.path("part");
+    let blocks: BTreeSet<u64> = expected.keys().map(|sector| sector / 2048).collect();
+    for block in blocks {
+        let (input, output) = (format!("if={}", image.display()), format!("of={}", out.display()));
+        // What is skipped counts as well.
+        let (skip, count) = (format!("skip={block}"), format!("count={}", block + 1));
+        qemu.img(&["dd", "-f", format, "-O", "raw", "bs=1M", &count, &skip, &input, &output]);
+        let mut found = Sectors::new();
+        enter(&mut found, block << 20, &std::fs::read(&out).unwrap());
+        let wanted = expected.range(block * 2048..(block + 1) * 2048).map(|(at, data)| (*at, data.clone()));
+        assert!(found == wanted.collect(), "{what}: qemu reads something else in MiB {block}");
     }
 }
 

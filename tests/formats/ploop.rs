@@ -8,8 +8,8 @@ use vitrine_engine::model::DiskFormat;
 
 use crate::{
     blocks::{
-        assert_holds, assert_refused_when_cut, assert_survives_damage, complaint, disks, image, output, read,
-        sectors_of,
+        assert_holds, assert_qemu_reads, assert_refused_when_cut, assert_survives_damage, complaint, disks, image,
+        output, read, sectors_of,
     },
     disk::Memory,
     qemu::Qemu,
@@ -64,7 +64,11 @@ fn what_we_write_is_read_by_qemu_and_by_us() {
             encode_to_file(output(DiskFormat::Ploop, None), size, told, &chunks(size, &parts), &image);
             assert_holds(&image, DiskFormat::Ploop, rounded, &sectors, &what);
             qemu.img(&["check", "-q", "-f", "parallels", text(&image)]);
-            qemu.assert_equal("parallels", &image, &raw);
+            if size < 1 << 30 {
+                qemu.assert_equal("parallels", &image, &raw);
+            } else {
+                assert_qemu_reads(&qemu, "parallels", &image, &sectors, &what);
+            }
         }
     }
 }
