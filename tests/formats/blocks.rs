@@ -154,7 +154,7 @@ pub fn image(output: OutputFormat, size: u64, parts: &Parts) -> Vec<u8> {
     image
 }
 
-fn violation(error: Error) -> Violation {
+fn violation(error: &Error) -> Violation {
     error.violation().cloned().unwrap_or_else(|| panic!("no violation: {error}"))
 }
 
@@ -165,8 +165,8 @@ pub fn complaint(name: &str, image: &Bytes, expected: (&str, &str, &str)) -> Opt
     let wanted = (expected.0.to_owned(), expected.1.to_owned(), expected.2.to_owned());
     let inspection = format::inspect(&mut Memory::new(image.clone()), None, &Limits::default()).unwrap();
     let inspected: Vec<_> = inspection.reasons.iter().map(seen).collect();
-    let imported = read(&mut Memory::new(image.clone()), u64::MAX).map_err(|e| seen(&violation(e)));
-    let streamed = read(&mut stream(image, false), u64::MAX).map_err(|e| violation(e).rule.to_string());
+    let imported = read(&mut Memory::new(image.clone()), u64::MAX).map_err(|e| seen(&violation(&e)));
+    let streamed = read(&mut stream(image, false), u64::MAX).map_err(|e| violation(&e).rule.to_string());
     let rules = [expected.0, "truncated"];
     let fits = inspected == [wanted.clone()]
         && imported.as_ref().err() == Some(&wanted)

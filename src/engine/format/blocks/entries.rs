@@ -26,7 +26,7 @@ impl Entries {
 
     /// Sets the bytes at `at` of the table, which must not straddle a piece: entries are powers of two.
     pub(in crate::format) fn set(&mut self, at: u64, entry: &[u8]) {
-        let start = at / PIECE * PIECE;
+        let start = at.saturating_sub(at % PIECE);
         if self.open.as_ref().is_none_or(|(open, _)| *open != start) {
             self.close();
         }

@@ -41,3 +41,21 @@ impl Encoder for PloopEncoder {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DiskFormat, Subformat};
+
+    #[test]
+    fn only_the_one_variant_is_written() {
+        let written = |subformat, compression| {
+            PloopEncoder::new(OutputFormat { disk_format: DiskFormat::Ploop, subformat, compression, cluster_size: 0 })
+                .map(|_| ())
+                .map_err(|error| error.kind())
+        };
+        assert_eq!(written(None, Compression::None), Ok(()));
+        assert_eq!(written(Some(Subformat::Dynamic), Compression::None), Err(Kind::InvalidInput));
+        assert_eq!(written(None, Compression::Zlib), Err(Kind::InvalidInput));
+    }
+}

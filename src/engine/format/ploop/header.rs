@@ -66,13 +66,11 @@ impl Header {
         let offset = sector.checked_mul(SECTOR).filter(|offset| {
             offset.checked_sub(self.data_offset).and_then(|ahead| ahead.checked_rem(self.cluster_size)) == Some(0)
         });
-        match offset {
-            Some(offset) => Ok(Self { extension: Some(offset), ..self }),
-            None => {
-                let message = "the format extension does not lie on a cluster of the data area";
-                Err(Violation::new(Rule::TableOutOfRange, "ext_off", format!("{sector:#x}"), message))
-            }
-        }
+        let Some(offset) = offset else {
+            let message = "the format extension does not lie on a cluster of the data area";
+            return Err(Violation::new(Rule::TableOutOfRange, "ext_off", format!("{sector:#x}"), message));
+        };
+        Ok(Self { extension: Some(offset), ..self })
     }
 }
 

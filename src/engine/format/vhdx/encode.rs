@@ -46,3 +46,23 @@ impl Encoder for VhdxEncoder {
         self.output
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::DiskFormat;
+
+    #[test]
+    fn only_variants_that_vhdx_has_are_written() {
+        let written = |subformat, compression| {
+            VhdxEncoder::new(OutputFormat { disk_format: DiskFormat::Vhdx, subformat, compression, cluster_size: 0 })
+                .map(|encoder| encoder.fixed)
+                .map_err(|error| error.kind())
+        };
+        assert_eq!(written(None, Compression::None), Ok(false));
+        assert_eq!(written(Some(Subformat::Dynamic), Compression::None), Ok(false));
+        assert_eq!(written(Some(Subformat::Fixed), Compression::None), Ok(true));
+        assert_eq!(written(Some(Subformat::Static), Compression::None), Err(Kind::InvalidInput));
+        assert_eq!(written(None, Compression::Zstd), Err(Kind::InvalidInput));
+    }
+}

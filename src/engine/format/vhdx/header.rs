@@ -13,18 +13,16 @@ use crate::{
     model::{Rule, Violation},
 };
 
-/// What the header says.
+/// What is wanted of the header: where the log lies, in bytes, and whether it holds anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct LogPlace {
     /// Names the entries of the log that count; `None` if the log is empty.
-    pub(super) log_guid: Option<Guid>,
-    /// In bytes.
-    pub(super) log_offset: u64,
-    /// In bytes.
-    pub(super) log_length: u64,
+    pub(super) guid: Option<Guid>,
+    pub(super) offset: u64,
+    pub(super) length: u64,
 }
 
-impl Header {
+impl LogPlace {
     /// Reads the header that counts.
     ///
     /// # Errors
@@ -64,28 +62,24 @@ impl Header {
             let message = "vhdx has version 1 only: convert the image with `qemu-img convert -O vhdx`";
             return Err(Violation::new(Rule::Version, "header.Version", version, message));
         }
-        let log_guid = bytes.get(48..).and_then(|rest| rest.first_chunk()).copied().filter(|guid| *guid != [0; 16]);
+        let guid = bytes.get(48..).and_then(|rest| rest.first_chunk()).copied().filter(|guid| *guid != [0; 16]);
         let log_version = le_u16(bytes, 64).unwrap_or(0);
-        if log_guid.is_some() && log_version != 0 {
+        if guid.is_some() && log_version != 0 {
             let message =
                 "the log holds changes in a form that is not known: open and close the file where it was made";
             return Err(Violation::new(Rule::Version, "header.LogVersion", log_version, message));
         }
-        Ok(Self {
-            log_guid,
-            log_offset: le_u64(bytes, 72).unwrap_or(0),
-            log_length: u64::from(le_u32(bytes, 68).unwrap_or(0)),
-        })
+        Ok(Self { guid, offset: le_u64(bytes, 72).unwrap_or(0), length: u64::from(le_u32(bytes, 68).unwrap_or(0)) })
     }
 
     fn check(self) -> Result<Self> {
         let fits = |number: u64| number.is_multiple_of(MIB);
-        if !fits(self.log_length) {
+        if !fits(self.length) {
             let message = "the log's length is no multiple of 1 MiB";
-            return Err(Violation::new(Rule::TableOutOfRange, "header.LogLength", self.log_length, message).into());
+            return Err(Violation::new(Rule::TableOutOfRange, "header.LogLength", self.length, message).into());
         }
-        if self.log_length > 0 && (!fits(self.log_offset) || self.log_offset < HEADER_SECTION) {
-            let value = format!("{:#x}", self.log_offset);
+        if self.length > 0 && (!fits(self.offset) || self.offset < HEADER_SECTION) {
+            let value = format!("{:#x}", self.offset);
             let message = "the log does not begin at a multiple of 1 MiB behind the headers";
             return Err(Violation::new(Rule::TableOutOfRange, "header.LogOffset", value, message).into());
         }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{Guid, checksum, header::Header};
+use super::{Guid, checksum, header::LogPlace};
 use crate::{
     error::Result,
     format::{
@@ -52,13 +52,13 @@ impl Patches {
     ///
     /// # Errors
     /// `Dirty` if it does and cannot be replayed, or what `input` says.
-    pub(super) fn read_log(input: &mut dyn ReadAt, header: &Header) -> Result<Self> {
-        let Some(guid) = header.log_guid else { return Ok(Self::default()) };
-        if header.log_length == 0 || header.log_length > MAX_LENGTH {
+    pub(super) fn read_log(input: &mut dyn ReadAt, place: &LogPlace) -> Result<Self> {
+        let Some(guid) = place.guid else { return Ok(Self::default()) };
+        if place.length == 0 || place.length > MAX_LENGTH {
             let message = format!("the log holds changes, and one of this length is not replayed: {ADVICE}");
-            return Err(Violation::new(Rule::Dirty, "header.LogLength", header.log_length, message).into());
+            return Err(Violation::new(Rule::Dirty, "header.LogLength", place.length, message).into());
         }
-        let ring = Ring { bytes: &read_exact(input, "log", header.log_offset, header.log_length)?, guid };
+        let ring = Ring { bytes: &read_exact(input, "log", place.offset, place.length)?, guid };
         let Some(entries) = ring.active_sequence() else {
             let message = format!("the log should hold changes, and no whole entry is in it: {ADVICE}");
             let value = super::print_guid(&guid);

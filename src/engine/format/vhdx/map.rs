@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::{
     HEADER_SECTION, MIB, PAYLOAD_BLOCK_FULLY_PRESENT, REGION_TABLES, TABLE_LENGTH, chunk_ratio,
-    header::Header,
+    header::LogPlace,
     log::Patches,
     metadata::Metadata,
     region::{Region, Regions},
@@ -44,11 +44,11 @@ impl VhdxMap {
     /// # Errors
     /// The first violation, or what `input` says.
     pub(in crate::format) fn open(input: &mut dyn ReadAt, limits: &Limits) -> Result<Self> {
-        let header = Header::read(input)?;
-        let patches = Patches::read_log(input, &header)?;
+        let log = LogPlace::read(input)?;
+        let patches = Patches::read_log(input, &log)?;
         let regions = Regions::read(input, &patches)?;
         check_patches(&patches, &regions)?;
-        let required = required(&header, &patches, &regions);
+        let required = required(&log, &patches, &regions);
         let claims = claim(&required, limits)?;
         if let Some(length) = input.length() {
             check_required(&required, length)?;
@@ -164,11 +164,11 @@ impl BlockTable for Bat {
 }
 
 /// All that the header and the region tables name, and what the log says of the file's length.
-fn required(header: &Header, patches: &Patches, regions: &Regions) -> Vec<Region> {
+fn required(log: &LogPlace, patches: &Patches, regions: &Regions) -> Vec<Region> {
     let region = |name: &str, offset, length| Region { name: name.to_owned(), offset, length };
     let mut required = vec![region("header", 0, HEADER_SECTION)];
-    if header.log_length > 0 {
-        required.push(region("header.LogOffset", header.log_offset, header.log_length));
+    if log.length > 0 {
+        required.push(region("header.LogOffset", log.offset, log.length));
     }
     required.extend([regions.bat.clone(), regions.metadata.clone()]);
     required.extend(regions.others.iter().cloned());

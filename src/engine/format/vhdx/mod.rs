@@ -59,12 +59,10 @@ const PHYSICAL_SECTOR_SIZE: Guid = guid(0xcda3_48c7, 0x445d, 0x4471, 0x9cc9_e988
 const PARENT_LOCATOR: Guid = guid(0xa8d3_5f2d, 0xb30b, 0x454d, 0xabf7_d3d8_4834_ab0c);
 
 /// An identifier by the groups in which it is printed: the first three are little-endian in the file, the rest is in order.
+#[allow(clippy::cast_lossless, reason = "`From` is not for constants")]
 const fn guid(first: u32, second: u16, third: u16, rest: u64) -> Guid {
-    let [a, b, c, d] = first.to_le_bytes();
-    let [e, f] = second.to_le_bytes();
-    let [g, h] = third.to_le_bytes();
-    let [i, j, k, l, m, n, o, p] = rest.to_be_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    let number = first as u128 | (second as u128) << 32 | (third as u128) << 48 | (rest.swap_bytes() as u128) << 64;
+    number.to_le_bytes()
 }
 
 /// An identifier as it is printed.
