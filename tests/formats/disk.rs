@@ -34,6 +34,7 @@ impl ReadAt for Memory {
 
 /// Calls `data` for every stretch that is not a hole, ascending; the virtual size. `most` is what is asked for at once.
 pub fn walk(input: &mut dyn ReadAt, most: u64, limits: &Limits, mut data: impl FnMut(u64, &[u8])) -> Result<u64> {
+    let told = input.length().is_some();
     let mut map = format::open(input, None, limits, Order::Tables)?;
     let mut guest = 0;
     'disk: while map.virtual_size().is_none_or(|size| guest < size) {
@@ -49,7 +50,7 @@ pub fn walk(input: &mut dyn ReadAt, most: u64, limits: &Limits, mut data: impl F
                         guest += done;
                         break 'disk;
                     } else if bytes.is_empty() {
-                        assert!(input.length().is_none(), "resolve named bytes past a known end: {host}");
+                        assert!(!told, "resolve named bytes past a known end: {host}");
                         return Err(Violation::new(Rule::Truncated, "data", host, "the stream ended before").into());
                     }
                     data(guest + done, &bytes);
@@ -66,12 +67,14 @@ pub fn walk(input: &mut dyn ReadAt, most: u64, limits: &Limits, mut data: impl F
         }
         guest += mapping.length;
     }
+    map.finish(input)?;
     map.check_length(end(input))?;
     Ok(map.virtual_size().unwrap_or(guest))
 }
 
-/// Length of the input, which is all here, whether it tells or not.
+/// Length of the input, which is all here, whether it tells or not. A stream tells once its end was seen.
 fn end(input: &mut dyn ReadAt) -> u64 {
+    input.read_up_to(u64::MAX - 1, 1).unwrap();
     input.length().unwrap_or_else(|| input.read_up_to(0, usize::MAX).unwrap().len() as u64)
 }
 

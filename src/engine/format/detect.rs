@@ -146,6 +146,10 @@ pub(super) enum Reader {
     Flat(DiskFormat),
     /// Through the tables of qcow2.
     Qcow2,
+    /// Through the BAT of vhdx.
+    Vhdx,
+    /// Through the BAT of ploop.
+    Ploop,
 }
 
 /// How to read what was found, given what the user declared.
@@ -169,14 +173,11 @@ pub(super) fn settle(found: Found, declared: Option<DiskFormat>) -> Result<Reade
     match format {
         DiskFormat::Raw | DiskFormat::Iso => Ok(Reader::Flat(format)),
         DiskFormat::Qcow2 => Ok(Reader::Qcow2),
-        DiskFormat::Vmdk
-        | DiskFormat::Vhd
-        | DiskFormat::Vhdx
-        | DiskFormat::Vdi
-        | DiskFormat::Ploop
-        | DiskFormat::Ami
-        | DiskFormat::Ari
-        | DiskFormat::Aki => Err(Violation::new(Rule::UnsupportedFormat, "diskFormat", format, LATER)),
+        DiskFormat::Vhdx => Ok(Reader::Vhdx),
+        DiskFormat::Ploop => Ok(Reader::Ploop),
+        DiskFormat::Vmdk | DiskFormat::Vhd | DiskFormat::Vdi | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki => {
+            Err(Violation::new(Rule::UnsupportedFormat, "diskFormat", format, LATER))
+        }
     }
 }
 

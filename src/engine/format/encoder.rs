@@ -4,7 +4,7 @@
 
 use crate::{
     error::{Error, Kind, Result},
-    format::{Encoder, qcow2::Qcow2Encoder, raw::RawEncoder},
+    format::{Encoder, ploop::PloopEncoder, qcow2::Qcow2Encoder, raw::RawEncoder, vhdx::VhdxEncoder},
     model::{Compression, DiskFormat, OutputFormat},
 };
 
@@ -20,13 +20,13 @@ pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
             Err(Error::new(Kind::InvalidInput, message))
         }
         (DiskFormat::Qcow2, _) => Ok(Box::new(Qcow2Encoder::new(output)?)),
+        (DiskFormat::Vhdx, _) => Ok(Box::new(VhdxEncoder::new(output)?)),
+        (DiskFormat::Ploop, _) => Ok(Box::new(PloopEncoder::new(output)?)),
         (
             DiskFormat::Iso
             | DiskFormat::Vmdk
             | DiskFormat::Vhd
-            | DiskFormat::Vhdx
             | DiskFormat::Vdi
-            | DiskFormat::Ploop
             | DiskFormat::Ami
             | DiskFormat::Ari
             | DiskFormat::Aki,

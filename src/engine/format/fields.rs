@@ -12,6 +12,21 @@ pub(super) fn be_u64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
 }
 
+/// The two bytes at `at` as a little-endian number; `None` past the end.
+pub(super) fn le_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|b| u16::from_le_bytes(*b))
+}
+
+/// The four bytes at `at` as a little-endian number; `None` past the end.
+pub(super) fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+}
+
+/// The eight bytes at `at` as a little-endian number; `None` past the end.
+pub(super) fn le_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
+}
+
 /// Bytes of a file as a person may read them in a message: at most 80 characters, nothing that moves a terminal's cursor.
 pub(super) fn printable(bytes: &[u8]) -> String {
     const LONGEST: usize = 80;
@@ -34,6 +49,10 @@ mod tests {
         assert_eq!(be_u32(&[], 7), None);
         assert_eq!(be_u64(&[0; 8], 0), Some(0));
         assert_eq!(be_u64(&[0; 8], usize::MAX), None);
+        assert_eq!(le_u16(&[0, 2, 1], 1), Some(258));
+        assert_eq!(le_u16(&[0, 2, 1], 2), None);
+        assert_eq!(le_u32(&[2, 1, 0, 0], 0), Some(258));
+        assert_eq!(le_u64(&[2, 1, 0, 0, 0, 0, 0], 0), None);
     }
 
     #[test]

@@ -13,13 +13,17 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "tests build their own bytes and may panic"))]
 
+mod blocks;
+mod claims;
 mod detect;
 mod encoder;
 mod fields;
 mod inspect;
 mod open;
+mod ploop;
 mod qcow2;
 mod raw;
+mod vhdx;
 
 pub use encoder::encoder;
 pub use inspect::inspect;

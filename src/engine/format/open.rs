@@ -7,8 +7,10 @@ use crate::{
     format::{
         DiskMap, Order,
         detect::{HEAD_LENGTH, Reader, detect, settle},
+        ploop::PloopMap,
         qcow2::{Header, Qcow2Map},
         raw::RawMap,
+        vhdx::VhdxMap,
     },
     io::ReadAt,
     model::{DiskFormat, Limits, Violation},
@@ -70,6 +72,8 @@ pub(super) fn judge(
 ) -> Result<Judged> {
     match reader {
         Reader::Flat(format) => Judged::of(RawMap::new(format, input.length(), limits)),
+        Reader::Vhdx => Judged::of(VhdxMap::open(input, limits)),
+        Reader::Ploop => Judged::of(PloopMap::open(head, input.length(), limits)),
         Reader::Qcow2 => match Header::parse(head, input.length(), limits) {
             Err(violations) => Ok(Judged { virtual_size: None, map: Err(violations) }),
             Ok(header) => {
