@@ -24,7 +24,7 @@ const AHEAD: usize = 1;
 /// Chunk buffers beside those in the workers' hands: they keep a sink busy while the others work.
 const SPARE: usize = 8;
 
-/// Chunk buffers of a transfer whose source needs little memory itself, 4 MiB each. More workers than this wait for one another.
+/// Chunk buffers of a transfer whose source needs little memory itself, 4 MiB each; there are no more workers than buffers.
 pub const BUFFERS: usize = 14;
 
 /// One output format and the sinks that get a file in it.
@@ -104,13 +104,15 @@ pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> 
         Ok(groups) => groups,
         Err(error) => return Err(Failed { error: Some(error), sinks: Vec::new() }),
     };
-    let buffers = workers.saturating_add(SPARE).min(share_with_packed(buffers, &encoders));
+    let buffers = workers.saturating_add(SPARE).min(share_with_packed(buffers, &encoders)).max(1);
+    // More threads than buffers would only hold what each keeps for unpacking and packing.
+    let workers = workers.clamp(1, buffers);
     let mut delivery = Delivery::new(groups, require_all, &limits, &progress);
-    let worker = Worker::new(Pool::bounded(buffers.max(1)), encoders);
+    let worker = Worker::new(Pool::bounded(buffers), encoders);
     let result = thread::scope(|scope| {
         let (units, work) = bounded::<Job>(1);
         let (promises, order) = bounded(workers.saturating_add(AHEAD));
-        for _ in 0..workers.max(1) {
+        for _ in 0..workers {
             let (work, worker) = (work.clone(), &worker);
             scope.spawn(move || serve(&work, worker));
         }
@@ -144,7 +146,7 @@ pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> 
 /// How many of `buffers` there may be: a chunk that is packed for an output is there twice for a while.
 fn share_with_packed(buffers: usize, encoders: &[Arc<dyn Encoder>]) -> usize {
     let packs = encoders.iter().any(|encoder| encoder.output().compression != Compression::None);
-    if packs { buffers.saturating_mul(3).div_ceil(5) } else { buffers }
+    if packs { buffers.saturating_mul(3) / 5 } else { buffers }
 }
 
 fn open_groups(outputs: Vec<Output>, virtual_size: Option<u64>) -> Result<Vec<Group>> {
