@@ -11,7 +11,7 @@ LABEL=vitrine.dev/demo
 COLUMNS_OF='custom-columns=KIND:.kind,NAME:.metadata.name,RUN:.metadata.labels.vitrine\.dev/demo'
 OLDEST=31 # the minor version 1.31: selectable fields of CRDs and tokens bound to nodes are on by default
 BEAT=3 # seconds between two signs of life
-DEAD=15 # seconds without one after which a run counts as dead
+DEAD=40 # seconds without one after which a run counts as dead
 KINDS=namespaces,customresourcedefinitions,clusterroles,clusterrolebindings
 KINDS+=,validatingadmissionpolicies,validatingadmissionpolicybindings
 
