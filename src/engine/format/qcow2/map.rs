@@ -6,14 +6,17 @@ use std::sync::Arc;
 
 use super::{
     COPIED, MAX_L1_LENGTH, OFFSET_MASK, SECTOR,
-    claims::{Claims, Clash, Use},
     codec::{Deflate, Zstd},
     entry::{Dialect, Entry, Flaw},
     header::Header,
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{Codec, DiskMap, Mapping, Place, fields::be_u64},
+    format::{
+        Codec, DiskMap, Mapping, Place,
+        claims::{Claims, Clash, Use},
+        fields::be_u64,
+    },
     io::ReadAt,
     model::{Compression, DiskFormat, Limits, Rule, Violation},
 };

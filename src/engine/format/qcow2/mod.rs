@@ -2,13 +2,12 @@
 //!
 //! ```text
 //! header, judge ─► map (L1, one L2 at a time) ─► entry (what one L2 entry says)      codec (clusters)
-//!                     └► claims (who owns which host cluster)
+//!                     └► format::claims (who owns which host cluster)
 //! encode (clusters of one chunk, packed in parallel) ─► layout (places, L1, L2, header) ─► refcounts
 //! ```
 //! Refcounts and snapshots are not read: neither changes what the guest sees. A file that needs another file, or whose
 //! content cannot be checked, is refused.
 
-mod claims;
 mod codec;
 mod encode;
 mod entry;

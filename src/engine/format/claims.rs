@@ -1,7 +1,8 @@
-//! Who owns which host cluster, so that no two structures claim the same bytes.
+//! Who owns which part of a file, so that no two structures claim the same bytes.
 //!
-//! Knows cluster numbers only. Two bits per host cluster, in pages that appear where clusters are claimed, so memory
-//! follows the data in the file and is bounded.
+//! Knows numbers only, of clusters or whatever unit a format has. Where tables are read one by one, `Claims` keeps two bits per
+//! host cluster, in pages that appear where clusters are claimed, so memory follows the data in the file and is bounded. Where
+//! the one table of a format is in memory as a whole, `first_overlap` is all that is needed.
 
 use std::collections::HashMap;
 
@@ -80,6 +81,13 @@ impl Claims {
     }
 }
 
+/// The first of `starts` that lies inside the stretch before it, if each begins a stretch of `length`. Sorts them.
+pub(super) fn first_overlap(starts: &mut [u32], length: u32) -> Option<u32> {
+    starts.sort_unstable();
+    let mut neighbours = starts.iter().zip(starts.iter().skip(1));
+    neighbours.find(|(earlier, later)| later.saturating_sub(**earlier) < length).map(|(_, later)| *later)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +110,14 @@ mod tests {
         let clash = (0..1000).find_map(|n| claims.claim(n * PAGE, Use::Whole).err());
         assert_eq!(clash, Some(Clash::TooMany));
         assert!(claims.pages.len() <= 10);
+    }
+
+    #[test]
+    fn stretches_of_one_length_may_touch_and_not_overlap() {
+        assert_eq!(first_overlap(&mut [], 5), None);
+        assert_eq!(first_overlap(&mut [10, 0, 5, 20], 5), None);
+        assert_eq!(first_overlap(&mut [10, 0, 6, 20], 5), Some(10));
+        assert_eq!(first_overlap(&mut [7, 7], 1), Some(7));
+        assert_eq!(first_overlap(&mut [u32::MAX, u32::MAX - 1], 1), None);
     }
 }
