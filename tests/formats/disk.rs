@@ -66,6 +66,7 @@ pub fn walk(input: &mut dyn ReadAt, most: u64, limits: &Limits, mut data: impl F
         }
         guest += mapping.length;
     }
+    map.finish(input)?;
     map.check_length(end(input))?;
     Ok(map.virtual_size().unwrap_or(guest))
 }

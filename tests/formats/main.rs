@@ -5,9 +5,12 @@
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
+mod blocks;
 mod disk;
 mod hostile;
 mod matrix;
 mod mutated;
 mod qemu;
+mod vdi;
+mod vhd;
 mod written;

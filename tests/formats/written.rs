@@ -22,7 +22,7 @@ fn qcow2(compression: Compression, cluster_size: u32) -> OutputFormat {
 }
 
 /// The chunks of a sparse disk, whose data lies in `parts`: where, and the bytes.
-fn chunks(size: u64, parts: &[(u64, Bytes)]) -> Vec<Chunk> {
+pub fn chunks(size: u64, parts: &[(u64, Bytes)]) -> Vec<Chunk> {
     let touched = parts.iter().flat_map(|(at, bytes)| at / CHUNK_SIZE..(at + bytes.len() as u64).div_ceil(CHUNK_SIZE));
     let mut indices: Vec<u64> = touched.collect();
     indices.sort_unstable();
@@ -58,7 +58,7 @@ fn encode(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk], mut wri
     finish.length
 }
 
-fn encode_to_file(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk], path: &Path) {
+pub fn encode_to_file(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk], path: &Path) {
     let file = File::create(path).unwrap();
     let length = encode(output, size, told, chunks, |w| file.write_all_at(&w.bytes, w.offset).unwrap());
     assert!(file.metadata().unwrap().len() <= length, "writes past the end");
@@ -66,7 +66,7 @@ fn encode_to_file(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk],
 }
 
 /// Bytes that compress (`n / 50` in digits) or do not, for `seed`.
-fn bytes(seed: u32, length: usize, noise: bool) -> Bytes {
+pub fn bytes(seed: u32, length: usize, noise: bool) -> Bytes {
     let mut state = seed;
     if noise {
         let mut next = || {
@@ -96,7 +96,7 @@ fn parts(cluster: u64, size: u64) -> Vec<(u64, Bytes)> {
         .collect()
 }
 
-fn write_raw(path: &Path, size: u64, parts: &[(u64, Bytes)]) {
+pub fn write_raw(path: &Path, size: u64, parts: &[(u64, Bytes)]) {
     let file = File::create(path).unwrap();
     file.set_len(size).unwrap();
     for (at, bytes) in parts {

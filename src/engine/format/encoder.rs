@@ -4,7 +4,7 @@
 
 use crate::{
     error::{Error, Kind, Result},
-    format::{Encoder, qcow2::Qcow2Encoder, raw::RawEncoder},
+    format::{Encoder, qcow2::Qcow2Encoder, raw::RawEncoder, vdi::VdiEncoder, vhd::VhdEncoder},
     model::{Compression, DiskFormat, OutputFormat},
 };
 
@@ -20,12 +20,12 @@ pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
             Err(Error::new(Kind::InvalidInput, message))
         }
         (DiskFormat::Qcow2, _) => Ok(Box::new(Qcow2Encoder::new(output)?)),
+        (DiskFormat::Vhd, _) => Ok(Box::new(VhdEncoder::new(output)?)),
+        (DiskFormat::Vdi, _) => Ok(Box::new(VdiEncoder::new(output)?)),
         (
             DiskFormat::Iso
             | DiskFormat::Vmdk
-            | DiskFormat::Vhd
             | DiskFormat::Vhdx
-            | DiskFormat::Vdi
             | DiskFormat::Ploop
             | DiskFormat::Ami
             | DiskFormat::Ari

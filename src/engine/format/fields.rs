@@ -2,6 +2,11 @@
 //!
 //! Knows byte orders and alignment; must not know any format.
 
+/// The two bytes at `at` as a big-endian number; `None` past the end.
+pub(super) fn be_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b))
+}
+
 /// The four bytes at `at` as a big-endian number; `None` past the end.
 pub(super) fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
@@ -10,6 +15,16 @@ pub(super) fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
 /// The eight bytes at `at` as a big-endian number; `None` past the end.
 pub(super) fn be_u64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
+}
+
+/// The four bytes at `at` as a little-endian number; `None` past the end.
+pub(super) fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+}
+
+/// The eight bytes at `at` as a little-endian number; `None` past the end.
+pub(super) fn le_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
 }
 
 /// Bytes of a file as a person may read them in a message: at most 80 characters, nothing that moves a terminal's cursor.
@@ -34,6 +49,10 @@ mod tests {
         assert_eq!(be_u32(&[], 7), None);
         assert_eq!(be_u64(&[0; 8], 0), Some(0));
         assert_eq!(be_u64(&[0; 8], usize::MAX), None);
+        assert_eq!(be_u16(&[0, 1, 2], 1), Some(258));
+        assert_eq!(be_u16(&[0, 1, 2], 2), None);
+        assert_eq!(le_u32(&[2, 1, 0, 0], 0), Some(258));
+        assert_eq!(le_u64(&[2, 1, 0, 0, 0, 0, 0], 0), None);
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod inspect;
 mod open;
 mod qcow2;
 mod raw;
+mod vdi;
+mod vhd;
 
 pub use encoder::encoder;
 pub use inspect::inspect;
@@ -47,6 +49,11 @@ pub trait DiskMap: Send {
 
     /// Whether two answers may lie on the same bytes of the file.
     fn may_read_twice(&self) -> bool;
+
+    /// Whether opening it has checked all that its tables say, so that resolving the whole disk would show nothing more.
+    fn is_checked(&self) -> bool {
+        false
+    }
 
     /// Where the guest range that begins at `guest` lies. The answer covers at least one byte and at most `most` bytes, and
     /// never goes past the virtual size. Callers ask in ascending order, each time where the last answer ended, so an
