@@ -12,5 +12,8 @@ mod matrix;
 mod mutated;
 mod ploop;
 mod qemu;
+mod vdi;
+mod vhd;
 mod vhdx;
+mod virtual_disks;
 mod written;

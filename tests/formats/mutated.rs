@@ -21,7 +21,7 @@ use crate::{
 /// Mutated files per seed image.
 const FILES: u32 = 1500;
 /// Nothing here has more than a megabyte of content; minutes would be a loop.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
 fn seeds(qemu: &Qemu) -> Vec<Vec<u8>> {
     let raw = qemu.path("raw");
@@ -49,7 +49,7 @@ fn seeds(qemu: &Qemu) -> Vec<Vec<u8>> {
 
 /// One damage: `width` bytes of `value` somewhere in the file's first part of a size that `reach` gives.
 #[derive(Clone, Debug)]
-struct Edit {
+pub struct Edit {
     reach: u8,
     at: usize,
     value: u64,
@@ -57,7 +57,7 @@ struct Edit {
 }
 
 /// Where and how to damage: mostly in the head and in places where tables lie, with values that matter; and where to cut.
-fn damage() -> impl Strategy<Value = (Vec<Edit>, Option<usize>)> {
+pub fn damage() -> impl Strategy<Value = (Vec<Edit>, Option<usize>)> {
     let value = prop_oneof![Just(0), Just(u64::MAX), Just(1 << 62), Just(1 << 63), any::<u64>(), 0_u64..1 << 20];
     let edit = (0_u8..4, any::<usize>(), value, 1_usize..=8).prop_map(|(reach, at, value, width)| Edit {
         reach,
@@ -68,7 +68,7 @@ fn damage() -> impl Strategy<Value = (Vec<Edit>, Option<usize>)> {
     (prop::collection::vec(edit, 1..6), prop::option::weighted(0.1, any::<usize>()))
 }
 
-fn apply(seed: &[u8], edits: &[Edit], cut: Option<usize>) -> Bytes {
+pub fn apply(seed: &[u8], edits: &[Edit], cut: Option<usize>) -> Bytes {
     let mut bytes = seed.to_vec();
     for edit in edits {
         let range = if edit.reach == 0 { bytes.len() } else { bytes.len().min(112 << (edit.reach * 3)) };

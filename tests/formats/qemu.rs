@@ -56,6 +56,14 @@ impl Qemu {
         self.img(&["compare", "-f", format, "-F", "raw", image.to_str().unwrap(), raw.to_str().unwrap()]);
     }
 
+    /// The size of the disk as `qemu-img info` tells it; `None` if it refuses the image.
+    pub fn virtual_size(&self, format: &str, image: &Path) -> Option<u64> {
+        let mut command = Command::new(self.programs.join("qemu-img"));
+        let output = command.args(["info", "--output=json", "-f", format]).arg(image).output().unwrap();
+        let info: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
+        info.filter(|_| output.status.success()).and_then(|info| info["virtual-size"].as_u64())
+    }
+
     fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(self.programs.join(program)).args(arguments).output().unwrap();
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

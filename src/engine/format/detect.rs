@@ -142,8 +142,12 @@ fn is_text(head: &[u8]) -> bool {
 /// How an accepted file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reader {
-    /// As it is, under this name: raw or iso.
-    Flat(DiskFormat),
+    /// As it is, under this name: raw or iso by its first bytes. What was declared has to fit its last ones as well.
+    Flat(DiskFormat, Option<DiskFormat>),
+    /// Through the tables of a dynamic vhd.
+    Vhd,
+    /// Through the block map of vdi.
+    Vdi,
     /// Through the tables of qcow2.
     Qcow2,
     /// Through the BAT of vhdx.
@@ -163,7 +167,11 @@ pub(super) fn settle(found: Found, declared: Option<DiskFormat>) -> Result<Reade
     };
     match declared {
         // A raw copy of an optical disc is a raw disk as well; its user decides what it is.
-        Some(DiskFormat::Raw) if format == DiskFormat::Iso => return Ok(Reader::Flat(DiskFormat::Raw)),
+        Some(DiskFormat::Raw) if format == DiskFormat::Iso => return Ok(Reader::Flat(DiskFormat::Raw, declared)),
+        // A fixed vhd has its footer at the end only, where the reader looks for it.
+        Some(DiskFormat::Vhd) if matches!(format, DiskFormat::Raw | DiskFormat::Iso) => {
+            return Ok(Reader::Flat(format, declared));
+        }
         Some(declared) if declared != format => {
             let message = format!("{declared} was declared, and the file is {format}: declare what it is, or `auto`");
             return Err(Violation::new(Rule::FormatMismatch, "diskFormat", format, message));
@@ -171,11 +179,13 @@ pub(super) fn settle(found: Found, declared: Option<DiskFormat>) -> Result<Reade
         Some(_) | None => {}
     }
     match format {
-        DiskFormat::Raw | DiskFormat::Iso => Ok(Reader::Flat(format)),
+        DiskFormat::Raw | DiskFormat::Iso => Ok(Reader::Flat(format, declared)),
         DiskFormat::Qcow2 => Ok(Reader::Qcow2),
+        DiskFormat::Vhd => Ok(Reader::Vhd),
         DiskFormat::Vhdx => Ok(Reader::Vhdx),
+        DiskFormat::Vdi => Ok(Reader::Vdi),
         DiskFormat::Ploop => Ok(Reader::Ploop),
-        DiskFormat::Vmdk | DiskFormat::Vhd | DiskFormat::Vdi | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki => {
+        DiskFormat::Vmdk | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki => {
             Err(Violation::new(Rule::UnsupportedFormat, "diskFormat", format, LATER))
         }
     }
@@ -199,8 +209,8 @@ mod tests {
     #[test]
     fn disks_are_told_from_what_is_none() {
         let raw = Some(DiskFormat::Raw);
-        assert_eq!(rule(&padded(510, b"\x55\xaa"), None), Ok(Reader::Flat(DiskFormat::Raw)));
-        assert_eq!(rule(&[b'a'; 512], raw), Ok(Reader::Flat(DiskFormat::Raw)));
+        assert_eq!(rule(&padded(510, b"\x55\xaa"), None), Ok(Reader::Flat(DiskFormat::Raw, None)));
+        assert_eq!(rule(&[b'a'; 512], raw), Ok(Reader::Flat(DiskFormat::Raw, raw)));
         assert_eq!(rule(&padded(0, b"QFI\xfb\0\0\0\x03"), None), Ok(Reader::Qcow2));
         assert_eq!(rule(&padded(0, b"QFI\xfb\0\0\0\x01"), None), Err(Rule::Version));
         for (head, expected) in [
@@ -223,13 +233,18 @@ mod tests {
     #[test]
     fn declared_must_be_found() {
         let iso = padded(32769, b"CD001");
-        assert_eq!(rule(&iso, None), Ok(Reader::Flat(DiskFormat::Iso)));
-        assert_eq!(rule(&iso, Some(DiskFormat::Raw)), Ok(Reader::Flat(DiskFormat::Raw)));
-        assert_eq!(rule(&padded(34817, b"NSR03"), None), Ok(Reader::Flat(DiskFormat::Iso)));
+        let (raw, vhd) = (Some(DiskFormat::Raw), Some(DiskFormat::Vhd));
+        assert_eq!(rule(&iso, None), Ok(Reader::Flat(DiskFormat::Iso, None)));
+        assert_eq!(rule(&iso, raw), Ok(Reader::Flat(DiskFormat::Raw, raw)));
+        assert_eq!(rule(&iso, vhd), Ok(Reader::Flat(DiskFormat::Iso, vhd)));
+        assert_eq!(rule(&padded(34817, b"NSR03"), None), Ok(Reader::Flat(DiskFormat::Iso, None)));
         assert_eq!(rule(&padded(0, b"\xeb\x3c\x90"), Some(DiskFormat::Iso)), Err(Rule::FormatMismatch));
         assert_eq!(rule(&padded(0, b"QFI\xfb\0\0\0\x03"), Some(DiskFormat::Raw)), Err(Rule::FormatMismatch));
         assert_eq!(rule(&padded(0, b"KDMV"), Some(DiskFormat::Raw)), Err(Rule::FormatMismatch));
         assert_eq!(rule(&padded(0, b"KDMV"), Some(DiskFormat::Vmdk)), Err(Rule::UnsupportedFormat));
-        assert_eq!(rule(&padded(64, b"\x7f\x10\xda\xbe"), None), Err(Rule::UnsupportedFormat));
+        assert_eq!(rule(&padded(64, b"\x7f\x10\xda\xbe"), None), Ok(Reader::Vdi));
+        assert_eq!(rule(&padded(0, b"conectix"), None), Ok(Reader::Vhd));
+        assert_eq!(rule(&padded(0, b"conectix"), raw), Err(Rule::FormatMismatch));
+        assert_eq!(rule(&padded(0, b"QFI\xfb\0\0\0\x03"), vhd), Err(Rule::FormatMismatch));
     }
 }

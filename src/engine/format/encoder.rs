@@ -4,7 +4,10 @@
 
 use crate::{
     error::{Error, Kind, Result},
-    format::{Encoder, ploop::PloopEncoder, qcow2::Qcow2Encoder, raw::RawEncoder, vhdx::VhdxEncoder},
+    format::{
+        Encoder, ploop::PloopEncoder, qcow2::Qcow2Encoder, raw::RawEncoder, vdi::VdiEncoder, vhd::VhdEncoder,
+        vhdx::VhdxEncoder,
+    },
     model::{Compression, DiskFormat, OutputFormat},
 };
 
@@ -20,18 +23,11 @@ pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
             Err(Error::new(Kind::InvalidInput, message))
         }
         (DiskFormat::Qcow2, _) => Ok(Box::new(Qcow2Encoder::new(output)?)),
+        (DiskFormat::Vhd, _) => Ok(Box::new(VhdEncoder::new(output)?)),
         (DiskFormat::Vhdx, _) => Ok(Box::new(VhdxEncoder::new(output)?)),
+        (DiskFormat::Vdi, _) => Ok(Box::new(VdiEncoder::new(output)?)),
         (DiskFormat::Ploop, _) => Ok(Box::new(PloopEncoder::new(output)?)),
-        (
-            DiskFormat::Iso
-            | DiskFormat::Vmdk
-            | DiskFormat::Vhd
-            | DiskFormat::Vdi
-            | DiskFormat::Ami
-            | DiskFormat::Ari
-            | DiskFormat::Aki,
-            _,
-        ) => {
+        (DiskFormat::Iso | DiskFormat::Vmdk | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki, _) => {
             let message = format!("{} cannot be written: use raw or qcow2", output.disk_format);
             Err(Error::new(Kind::InvalidInput, message))
         }

@@ -2,6 +2,11 @@
 //!
 //! Knows byte orders and alignment; must not know any format.
 
+/// The two bytes at `at` as a big-endian number; `None` past the end.
+pub(super) fn be_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b))
+}
+
 /// The four bytes at `at` as a big-endian number; `None` past the end.
 pub(super) fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
@@ -51,6 +56,8 @@ mod tests {
         assert_eq!(be_u64(&[0; 8], usize::MAX), None);
         assert_eq!(le_u16(&[0, 2, 1], 1), Some(258));
         assert_eq!(le_u16(&[0, 2, 1], 2), None);
+        assert_eq!(be_u16(&[0, 1, 2], 1), Some(258));
+        assert_eq!(be_u16(&[0, 1, 2], 2), None);
         assert_eq!(le_u32(&[2, 1, 0, 0], 0), Some(258));
         assert_eq!(le_u64(&[2, 1, 0, 0, 0, 0, 0], 0), None);
     }

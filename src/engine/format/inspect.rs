@@ -68,9 +68,9 @@ fn look(input: &mut dyn ReadAt, mut map: Box<dyn DiskMap>, inspection: &mut Insp
     }
 }
 
-/// Resolves the whole disk, and unpacks what the file's end may have cut.
+/// Resolves the whole disk, if that shows anything more, and unpacks what the file's end may have cut.
 fn walk(input: &mut dyn ReadAt, map: &mut dyn DiskMap) -> Result<()> {
-    let size = map.virtual_size().unwrap_or(0);
+    let size = if map.is_checked() { 0 } else { map.virtual_size().unwrap_or(0) };
     let (mut guest, mut tail) = (0_u64, 0_u32);
     while guest < size {
         let mapping = map.resolve(input, guest, size.saturating_sub(guest))?;

@@ -23,6 +23,8 @@ mod open;
 mod ploop;
 mod qcow2;
 mod raw;
+mod vdi;
+mod vhd;
 mod vhdx;
 
 pub use encoder::encoder;
@@ -50,6 +52,11 @@ pub trait DiskMap: Send {
 
     /// Whether two answers may lie on the same bytes of the file.
     fn may_read_twice(&self) -> bool;
+
+    /// Whether opening it has checked all that its tables say, so that resolving the whole disk would show nothing more.
+    fn is_checked(&self) -> bool {
+        false
+    }
 
     /// Where the guest range that begins at `guest` lies. The answer covers at least one byte and at most `most` bytes, and
     /// never goes past the virtual size. Callers ask in ascending order, each time where the last answer ended, so an

@@ -10,6 +10,8 @@ use crate::{
         ploop::PloopMap,
         qcow2::{Header, Qcow2Map},
         raw::RawMap,
+        vdi::VdiMap,
+        vhd::VhdMap,
         vhdx::VhdxMap,
     },
     io::ReadAt,
@@ -71,9 +73,11 @@ pub(super) fn judge(
     _order: Order,
 ) -> Result<Judged> {
     match reader {
-        Reader::Flat(format) => Judged::of(RawMap::new(format, input.length(), limits)),
         Reader::Vhdx => Judged::of(VhdxMap::open(input, limits)),
         Reader::Ploop => Judged::of(PloopMap::open(head, input.length(), limits)),
+        Reader::Flat(format, declared) => Judged::of(RawMap::open(input, format, declared, limits)),
+        Reader::Vhd => Judged::of(VhdMap::open(input, head, limits)),
+        Reader::Vdi => Judged::of(VdiMap::open(input, head, limits)),
         Reader::Qcow2 => match Header::parse(head, input.length(), limits) {
             Err(violations) => Ok(Judged { virtual_size: None, map: Err(violations) }),
             Ok(header) => {

@@ -57,4 +57,24 @@ pub trait ReadAt: Send {
     fn can_skip(&self) -> bool {
         true
     }
+
+    /// How many of the `length` bytes at `offset` there are: fewer only where the input ends. Lets a stream come so far and takes
+    /// nothing of it: what is asked about can still be read.
+    ///
+    /// # Errors
+    /// As `read_up_to`.
+    fn available(&mut self, offset: u64, length: usize) -> Result<usize> {
+        match self.length() {
+            Some(end) => Ok(usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(length)),
+            None => Ok(self.read_up_to(offset, length)?.len()),
+        }
+    }
+
+    /// Like `read_up_to`, but `None` where that would have to go through everything before `offset`.
+    ///
+    /// # Errors
+    /// As `read_up_to`.
+    fn read_ahead(&mut self, offset: u64, length: usize) -> Result<Option<Bytes>> {
+        if self.can_skip() { self.read_up_to(offset, length).map(Some) } else { Ok(None) }
+    }
 }

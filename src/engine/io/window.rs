@@ -292,6 +292,11 @@ impl<F: Feed> ReadAt for Window<F> {
     fn can_skip(&self) -> bool {
         false
     }
+
+    fn available(&mut self, offset: u64, length: usize) -> Result<usize> {
+        let range = self.reach(offset, length)?.unwrap_or(0..0);
+        Ok(usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX))
+    }
 }
 
 /// A window as tables are read from it.
@@ -312,6 +317,14 @@ impl<F: Feed> ReadAt for Tables<'_, F> {
 
     fn can_skip(&self) -> bool {
         self.0.fetch.is_some() && self.0.length.is_some()
+    }
+
+    fn available(&mut self, offset: u64, length: usize) -> Result<usize> {
+        self.0.available(offset, length)
+    }
+
+    fn read_ahead(&mut self, offset: u64, length: usize) -> Result<Option<Bytes>> {
+        self.0.fetch_table(&(offset..offset.saturating_add(length as u64)))
     }
 }
 

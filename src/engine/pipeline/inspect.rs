@@ -24,6 +24,8 @@ use crate::{
 
 /// Bytes looked at to tell what a stream is: as much as formats look at.
 const HEAD: usize = 64 << 10;
+/// Bytes at the end of a flat disk that are kept to tell what it is: a sector is enough for every format there is.
+const TAIL: usize = 512;
 /// Least and most bytes fetched at once. Tables are 64 KiB in most images, and a round trip takes as long as a MiB on an
 /// ordinary link, so more is fetched only where one read follows close behind another.
 const FETCH: Range = Range { least: 64 << 10, most: 1 << 20 };
@@ -143,19 +145,22 @@ struct Stream<'a, F> {
 impl<F: Feed> Stream<'_, F> {
     fn inspect(self) -> Result<Inspection> {
         let mut head = Head(Bytes::copy_from_slice(self.feed.head()));
-        // A flat disk has no tables: its length is all that is to be learned from the rest.
+        // A flat disk has no tables: its length and its end are all that is to be learned from the rest.
         match format::open(&mut head, self.job.disk_format, &self.job.limits, Order::Stream) {
             Ok(map) if map.virtual_size().is_none() => self.measure(map.format()),
             Ok(_) | Err(_) => self.spool(),
         }
     }
 
+    /// Reads to the end for the length, and looks at the first and the last bytes then.
     fn measure(mut self, disk_format: DiskFormat) -> Result<Inspection> {
-        let (mut length, most) = (0_u64, self.job.limits.max_virtual_size);
+        let most = self.job.limits.max_virtual_size.saturating_add(TAIL as u64);
+        let mut ends = Ends { head: Bytes::copy_from_slice(self.feed.head()), tail: Vec::new(), length: 0 };
         let mut expansion = Expansion::new(&self.job.limits, self.progress);
         while let Some(piece) = self.feed.next()? {
-            length = length.saturating_add(piece.len() as u64);
-            if length > most {
+            ends.add(&piece);
+            if ends.length > most {
+                let most = self.job.limits.max_virtual_size;
                 let message = format!("the disk is larger than the {most} bytes allowed");
                 let violation =
                     Violation::new(Rule::VirtualSizeLimit, "virtual size", format!("more than {most}"), message);
@@ -166,14 +171,7 @@ impl<F: Feed> Stream<'_, F> {
                 return refused(Some(disk_format), ContainerFormat::Bare, None, error);
             }
         }
-        Ok(Inspection {
-            disk_format: Some(disk_format),
-            container_format: ContainerFormat::Bare,
-            virtual_size: Some(length),
-            size: Some(length),
-            verdict: Verdict::Accepted,
-            reasons: Vec::new(),
-        })
+        format::inspect(&mut ends, self.job.disk_format, &self.job.limits)
     }
 
     /// Writes all of it to a file that has no name, and inspects that.
@@ -222,6 +220,39 @@ impl ReadAt for Head {
 
     fn can_skip(&self) -> bool {
         false
+    }
+}
+
+/// The first and the last bytes of a stream that has been read: what a flat disk is told by.
+struct Ends {
+    head: Bytes,
+    /// At most `TAIL` bytes.
+    tail: Vec<u8>,
+    length: u64,
+}
+
+impl Ends {
+    fn add(&mut self, piece: &[u8]) {
+        self.length = self.length.saturating_add(piece.len() as u64);
+        self.tail.extend_from_slice(piece.get(piece.len().saturating_sub(TAIL)..).unwrap_or_default());
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+    }
+}
+
+impl ReadAt for Ends {
+    fn length(&self) -> Option<u64> {
+        Some(self.length)
+    }
+
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let end = offset.saturating_add(length as u64).min(self.length);
+        if end <= self.head.len() as u64 {
+            return Ok(part(&self.head, offset, length));
+        }
+        match offset.checked_sub(self.length.saturating_sub(self.tail.len() as u64)) {
+            Some(within) => Ok(part(&Bytes::copy_from_slice(&self.tail), within, length)),
+            None => Err(Error::new(Kind::Internal, format!("a flat disk was read at byte {offset} to be inspected"))),
+        }
     }
 }
 

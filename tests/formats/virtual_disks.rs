@@ -1,0 +1,205 @@
+//! What the tests of formats made of large blocks have in common: disks, readers, and files that break one rule.
+
+use std::{
+    cell::Cell,
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use proptest::{prelude::ProptestConfig, prop_assert, prop_assert_eq, test_runner::TestRunner};
+use vitrine_engine::{
+    error::{Error, Kind},
+    format::{self, Order},
+    model::{Compression, DiskFormat, Limits, OutputFormat, Subformat, Verdict},
+};
+
+use crate::{
+    disk::{Memory, content, walk},
+    mutated::{DEADLINE, apply, damage},
+    qemu::Qemu,
+    written::{bytes, chunks, encode_to_file, write_raw},
+};
+
+/// Parts of a disk: where, and the bytes.
+pub type Parts = Vec<(u64, Bytes)>;
+
+/// Disks of every kind of size and content.
+pub fn disks() -> Vec<(u64, Parts)> {
+    let sizes = [0, 512, 64 << 10, 7_654_912, 12 << 20];
+    sizes.into_iter().flat_map(|size| patterns(size).map(move |parts| (size, parts))).collect()
+}
+
+/// Empty; the first and the last byte; here and there; full.
+fn patterns(size: u64) -> [Parts; 4] {
+    let length = usize::try_from(size).unwrap();
+    let ends = [0, size.saturating_sub(1)].map(|at| (at, Bytes::from_static(&[7])));
+    let scattered =
+        (1..12_u64).map(|n| (n * n * n * 104_729 % size.max(1), bytes(u32::try_from(n).unwrap(), 30_000, true)));
+    let inside = |parts: Parts| -> Parts {
+        let parts = parts.into_iter().filter(|(at, _)| *at < size);
+        parts.map(|(at, b)| (at, b.slice(..b.len().min(usize::try_from(size - at).unwrap())))).collect()
+    };
+    [Vec::new(), inside(ends.to_vec()), inside(scattered.collect()), inside(vec![(0, bytes(9, length, true))])]
+}
+
+/// Reads the image in every way and expects the disk; `format` is what it must be found to be.
+pub fn assert_reads_as(image: &Path, expected: &[u8], format: DiskFormat, what: &str) {
+    let image = Bytes::from(fs::read(image).unwrap());
+    for (streamed, most) in [(false, u64::MAX), (false, 5000), (true, u64::MAX), (true, 4 << 20)] {
+        let found =
+            content(&mut Memory { bytes: image.clone(), streamed }, most).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(found == expected, "{what}: read as something else (streamed: {streamed}, most: {most})");
+    }
+    for declared in [None, Some(format)] {
+        let inspection = format::inspect(&mut Memory::new(image.clone()), declared, &Limits::default()).unwrap();
+        assert!(inspection.reasons.is_empty(), "{what}: {:?}", inspection.reasons);
+        assert_eq!(inspection.disk_format, Some(format), "{what}");
+        assert_eq!(inspection.virtual_size, Some(expected.len() as u64), "{what}");
+    }
+}
+
+/// Has qemu write every disk with `options`, and reads it as qemu does.
+pub fn assert_reads_what_qemu_writes(driver: &str, options: &str, format: DiskFormat, sizes: impl Fn(u64) -> bool) {
+    let qemu = Qemu::new();
+    let (raw, image, back) = (qemu.path("raw"), qemu.path("image"), qemu.path("back"));
+    for (size, parts) in disks().into_iter().filter(|(size, _)| sizes(*size)) {
+        write_raw(&raw, size, &parts);
+        let name = image.to_str().unwrap();
+        qemu.img(&["convert", "-f", "raw", "-O", driver, "-o", options, raw.to_str().unwrap(), name]);
+        qemu.img(&["convert", "-f", driver, "-O", "raw", name, back.to_str().unwrap()]);
+        assert_reads_as(&image, &fs::read(&back).unwrap(), format, &format!("{options} {size} {}", parts.len()));
+    }
+}
+
+/// An output in this format without compression.
+pub fn output(disk_format: DiskFormat, subformat: Option<Subformat>) -> OutputFormat {
+    OutputFormat { disk_format, subformat, compression: Compression::None, cluster_size: 64 << 10 }
+}
+
+/// Writes every disk, and has qemu and ourselves read it.
+pub fn assert_writes_what_qemu_reads(driver: &str, output: OutputFormat, sizes: impl Fn(u64) -> bool) {
+    let qemu = Qemu::new();
+    let (raw, image) = (qemu.path("raw"), qemu.path("image"));
+    let odd = (10_000_001, vec![(0, bytes(1, 5_000_000, false)), (9_999_000, bytes(2, 1001, true))]);
+    for (size, parts) in disks().into_iter().chain([odd]).filter(|(size, _)| sizes(*size)) {
+        let rounded = size.next_multiple_of(512);
+        write_raw(&raw, rounded, &parts);
+        for told in [true, false] {
+            encode_to_file(output, size, told, &chunks(size, &parts), &image);
+            if driver == "vdi" {
+                // Of vpc, qemu-img has no check.
+                qemu.img(&["check", "-q", "-f", driver, image.to_str().unwrap()]);
+            }
+            qemu.assert_equal(driver, &image, &raw);
+            let info = qemu.img(&["info", "-f", driver, image.to_str().unwrap()]);
+            assert!(info.contains(&format!("({rounded} bytes)")), "{size}: {info}");
+            let what = format!("{output:?} {size} {} {told}", parts.len());
+            if told {
+                assert_reads_as(&image, &fs::read(&raw).unwrap(), output.disk_format, &what);
+            }
+        }
+    }
+}
+
+/// A good image made by qemu of some data on a disk of 5 MiB.
+pub fn sample(driver: &str, options: &str) -> Vec<u8> {
+    let qemu = Qemu::new();
+    let (raw, image) = (qemu.path("raw"), qemu.path("image"));
+    write_raw(&raw, 5 << 20, &[(0, bytes(1, 70_000, true)), (4 << 20, bytes(2, 300_000, false))]);
+    qemu.img(&["convert", "-f", "raw", "-O", driver, "-o", options, raw.to_str().unwrap(), image.to_str().unwrap()]);
+    fs::read(&image).unwrap()
+}
+
+/// Rule, field and value of a refusal.
+pub type Refusal = (String, String, String);
+
+fn refusal(error: &Error) -> Refusal {
+    let violation = error.violation().unwrap_or_else(|| panic!("no violation: {error}"));
+    (violation.rule.to_string(), violation.field.clone(), violation.value.clone())
+}
+
+/// How import and inspection refuse the image, and that they agree; `None` if they take it.
+pub fn refused(image: &[u8], declared: Option<DiskFormat>, limits: &Limits) -> Option<Refusal> {
+    let bytes = Bytes::copy_from_slice(image);
+    let inspection = format::inspect(&mut Memory::new(bytes.clone()), declared, limits).unwrap();
+    let inspected = inspection.reasons.first().map(|v| (v.rule.to_string(), v.field.clone(), v.value.clone()));
+    for streamed in [false, true] {
+        let mut input = Memory { bytes: bytes.clone(), streamed };
+        let opened = format::open(&mut input, declared, limits, Order::Stream);
+        let imported = match opened {
+            Err(error) => Some(refusal(&error)),
+            // What was declared is judged when it is opened, except where the end is awaited.
+            Ok(mut map) if map.virtual_size().is_none() => {
+                let mut at = 0;
+                loop {
+                    match map.resolve(&mut input, at, u64::MAX) {
+                        Err(error) => break Some(refusal(&error)),
+                        Ok(mapping) => at += mapping.length,
+                    }
+                    if map.virtual_size().is_some_and(|size| at >= size) {
+                        break None;
+                    }
+                }
+            }
+            Ok(_) => walk(&mut input, u64::MAX, limits, |_, _| {}).err().map(|error| refusal(&error)),
+        };
+        let rule = |found: &Option<Refusal>| found.as_ref().map(|(rule, ..)| rule.clone());
+        assert_eq!(rule(&imported), rule(&inspected), "streamed: {streamed}; {imported:?} and {inspected:?}");
+    }
+    inspected
+}
+
+/// One damaged file: what is done to a good one, and the rule and field by which it is refused.
+pub type Case<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>), &'a str, &'a str);
+
+/// Holds that each case breaks its rule and that the good file breaks none.
+pub fn assert_refused(good: &[u8], cases: &[Case<'_>]) {
+    let limits = Limits::default();
+    assert_eq!(refused(good, None, &limits), None, "the file that is damaged must be good before");
+    for (name, spoil, rule, field) in cases {
+        let mut image = good.to_vec();
+        spoil(&mut image);
+        let found = refused(&image, None, &limits);
+        let found = found.as_ref().map(|(rule, field, _)| (rule.as_str(), field.as_str()));
+        assert_eq!(found, Some((*rule, *field)), "{name}");
+    }
+}
+
+/// Damages a file at random, `mend`s what only hides the damage, and holds that it is read or refused and nothing else.
+pub fn assert_survives(seed: &[u8], files: u32, mend: impl Fn(&mut Vec<u8>)) {
+    let limits = Limits { max_virtual_size: 64 << 20, max_table_memory: 1 << 20, ..Limits::default() };
+    let config = ProptestConfig { cases: files, failure_persistence: None, ..ProptestConfig::default() };
+    let (accepted, refused) = (Cell::new(0), Cell::new(0));
+    let outcome = TestRunner::new(config).run(&damage(), |(edits, cut)| {
+        let mut image = apply(seed, &edits, cut).to_vec();
+        mend(&mut image);
+        let image = Bytes::from(image);
+        let began = Instant::now();
+        for streamed in [false, true] {
+            match walk(&mut Memory { bytes: image.clone(), streamed }, u64::MAX, &limits, |_, _| {}) {
+                Ok(_) => accepted.set(accepted.get() + 1),
+                Err(error) => {
+                    prop_assert_eq!(error.kind(), Kind::Refused, "{}", error);
+                    refused.set(refused.get() + 1);
+                }
+            }
+        }
+        let inspection = format::inspect(&mut Memory::new(image), None, &limits).unwrap();
+        prop_assert_eq!(inspection.reasons.is_empty(), inspection.verdict == Verdict::Accepted);
+        prop_assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(accepted.get() > 50 && refused.get() > 200, "{} accepted, {} refused", accepted.get(), refused.get());
+}
+
+/// A sparse image of a disk of `size` bytes with two parts far apart, written by ourselves; its path and where the parts lie.
+pub fn huge(qemu: &Qemu, output: OutputFormat, size: u64, told: bool) -> (PathBuf, [u64; 2]) {
+    let image = qemu.path("huge");
+    let at = [size / 3 / 4096 * 4096, size - 512];
+    let parts = [(at[0], bytes(1, 100_000, true)), (at[1], bytes(2, 512, true))];
+    encode_to_file(output, size, told, &chunks(size, &parts), &image);
+    (image, at)
+}
