@@ -8,6 +8,7 @@
     reason = "a test that cannot go on panics, and its names say what it holds"
 )]
 
+mod containers;
 mod failures;
 mod hostile;
 mod inspect;

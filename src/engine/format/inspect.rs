@@ -10,7 +10,7 @@ use crate::{
         open::{Judged, judge},
     },
     io::ReadAt,
-    model::{ContainerFormat, DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
+    model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
 };
 
 /// How many compressed clusters at the file's end are unpacked to see whether they are whole. In a good file it is one.
@@ -31,6 +31,7 @@ pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Li
         container_format: ContainerFormat::Bare,
         virtual_size: None,
         size: None,
+        properties: Properties::new(),
         verdict: Verdict::Accepted,
         reasons: Vec::new(),
     };

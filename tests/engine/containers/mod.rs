@@ -1,0 +1,5 @@
+//! Disks in archives and compressions, made by the tools that people use, through import and inspection.
+
+mod hostile;
+mod package;
+mod truth;
