@@ -167,16 +167,14 @@ pub(super) fn settle(found: Found, declared: Option<DiskFormat>) -> Result<Reade
         Some(_) | None => {}
     }
     match format {
-        DiskFormat::Raw | DiskFormat::Iso => Ok(Reader::Flat(format)),
+        // Amazon's are found only where they are declared.
+        DiskFormat::Raw | DiskFormat::Iso | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki => {
+            Ok(Reader::Flat(format))
+        }
         DiskFormat::Qcow2 => Ok(Reader::Qcow2),
-        DiskFormat::Vmdk
-        | DiskFormat::Vhd
-        | DiskFormat::Vhdx
-        | DiskFormat::Vdi
-        | DiskFormat::Ploop
-        | DiskFormat::Ami
-        | DiskFormat::Ari
-        | DiskFormat::Aki => Err(Violation::new(Rule::UnsupportedFormat, "diskFormat", format, LATER)),
+        DiskFormat::Vmdk | DiskFormat::Vhd | DiskFormat::Vhdx | DiskFormat::Vdi | DiskFormat::Ploop => {
+            Err(Violation::new(Rule::UnsupportedFormat, "diskFormat", format, LATER))
+        }
     }
 }
 
