@@ -57,6 +57,7 @@ pub async fn prepare(
         source: Arc::new(HttpSource::new(HttpConfig { accept_unframed, ..config })?),
         disk_format: order.disk_format.disk_format(),
         container_format: order.container_format,
+        container_disk: None,
         checksums,
         key: key(spec)?,
         attempt: token(spec.attempt)?,

@@ -91,6 +91,7 @@ async fn content(source: Arc<dyn Source>) -> Result<Digest> {
         source,
         disk_format: None,
         container_format: None,
+        container_disk: None,
         checksums: Vec::new(),
         key: key()?,
         attempt: 1,

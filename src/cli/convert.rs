@@ -37,6 +37,9 @@ pub struct Convert {
     /// What the source must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
+    #[arg(long, value_name = "NAME")]
+    container_disk: Option<String>,
     /// What the source's bytes must hash to, as algorithm:hex; may be given several times
     #[arg(long = "checksum", value_name = "DIGEST")]
     checksums: Vec<Digest>,
@@ -117,6 +120,7 @@ impl Convert {
             source: input.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
             container_format: None,
+            container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
             key: key()?,
             attempt: 1,

@@ -6,7 +6,7 @@ use clap::{Args, ValueHint};
 use serde::Serialize;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{ContainerFormat, Digest, DiskFormat, Limits, ObjectKey},
+    model::{ContainerFormat, Digest, DiskFormat, Limits, ObjectKey, Properties},
     pipeline::{self, Imported, Progress, Target},
     store::{
         Store as _,
@@ -17,6 +17,7 @@ use vitrine_engine::{
 use super::{
     convert::Form,
     input::{Fetching, Input},
+    inspect::property_rows,
     output::{Output, Rows, size},
     progress::Shown,
     work::{self, interruption, workers},
@@ -39,6 +40,9 @@ pub struct Import {
     /// What the source must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
+    #[arg(long, value_name = "NAME")]
+    container_disk: Option<String>,
     /// What the source's bytes must hash to, as algorithm:hex; may be given several times
     #[arg(long = "checksum", value_name = "DIGEST")]
     checksums: Vec<Digest>,
@@ -69,6 +73,7 @@ impl Import {
             source: Input::parse(&self.source)?.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
             container_format: None,
+            container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
             key,
             attempt: 1,
@@ -129,6 +134,9 @@ pub struct Outcome {
     disk_format: DiskFormat,
     /// What was around it.
     container_format: ContainerFormat,
+    /// What that said of the machine.
+    #[serde(skip_serializing_if = "Properties::is_empty")]
+    properties: Properties,
     /// Size of the guest's disk in bytes.
     virtual_size: u64,
     /// Bytes received.
@@ -156,6 +164,7 @@ impl Outcome {
         Ok(Self {
             disk_format: imported.disk_format,
             container_format: imported.container_format,
+            properties: imported.properties.clone(),
             virtual_size: imported.virtual_size,
             size: imported.received.length,
             digests: imported.received.digests.clone(),
@@ -175,6 +184,7 @@ impl Rows for Outcome {
             ("virtual size", size(self.virtual_size)),
             ("size", size(self.size)),
         ];
+        rows.extend(property_rows(&self.properties));
         rows.extend(self.digests.iter().map(|digest| ("digest", digest.to_string())));
         rows.extend([
             ("content digest", self.content_digest.to_string()),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{DiskFormat, Inspection, Limits, Verdict},
+    model::{DiskFormat, Inspection, Limits, Properties, Verdict},
     pipeline::{self, InspectJob},
 };
 
@@ -16,8 +16,8 @@ use super::{
 };
 
 /// Reads headers and tables, not the data between them: a file or URL that can be read by range is not read whole. What is
-/// compressed as a whole (gzip, xz, zstd, bzip2) is unpacked and inspected inside; that, standard input, and servers without
-/// ranges are read to the end.
+/// compressed as a whole (gzip, xz, zstd, bzip2, lz4, zip) is unpacked and inspected inside; that, standard input, and servers without
+/// ranges are read to the end. Of an OVA or a tar archive, the disk in it is looked at.
 #[derive(Args, Debug)]
 pub struct Inspect {
     /// A file, an http or https URL, or - for standard input
@@ -25,6 +25,9 @@ pub struct Inspect {
     /// What it must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
+    #[arg(long, value_name = "NAME")]
+    container_disk: Option<String>,
     /// How to show the result
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -42,6 +45,7 @@ impl Inspect {
         let job = InspectJob {
             source: Input::parse(&self.image)?.source(&self.fetching, false)?,
             disk_format: self.format,
+            container_disk: self.container_disk.clone(),
             limits: Limits::default(),
             scratch: std::env::temp_dir(),
         };
@@ -62,6 +66,14 @@ fn without_verdict(error: Error) -> Error {
     }
 }
 
+/// What the container says of the machine, one row each.
+pub fn property_rows(properties: &Properties) -> impl Iterator<Item = (&'static str, String)> {
+    let row = |(number, (name, value)): (usize, (&String, &String))| {
+        (if number == 0 { "properties" } else { "" }, format!("{name} = {value}"))
+    };
+    properties.iter().enumerate().map(row)
+}
+
 impl Rows for Inspection {
     fn rows(&self) -> Vec<(&'static str, String)> {
         let unknown = || "unknown".to_owned();
@@ -71,6 +83,7 @@ impl Rows for Inspection {
             ("virtual size", self.virtual_size.map_or_else(unknown, size)),
             ("size", self.size.map_or_else(unknown, size)),
         ];
+        rows.extend(property_rows(&self.properties));
         match self.verdict {
             Verdict::Accepted => rows.push(("verdict", "accepted".to_owned())),
             Verdict::Refused => rows.push(("verdict", "refused".to_owned())),

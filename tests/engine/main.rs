@@ -9,6 +9,7 @@
 )]
 
 mod again;
+mod containers;
 mod failures;
 mod hostile;
 mod inspect;

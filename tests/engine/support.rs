@@ -103,6 +103,7 @@ pub fn job(source: impl Source + 'static, targets: Vec<(Arc<dyn Store>, OutputFo
         source: Arc::new(source),
         disk_format: None,
         container_format: None,
+        container_disk: None,
         checksums: Vec::new(),
         key: ObjectKey::new("5f1d8a3e-uid", 1).unwrap(),
         attempt: 1,

@@ -64,6 +64,7 @@ pub fn proof(virtual_size: u64) -> Verified {
         declared: vec![],
         source_format: DiskFormat::Qcow2,
         container_format: ContainerFormat::Compressed,
+        properties: std::collections::BTreeMap::new(),
         violations: vec![],
         manifest: ContentManifest { virtual_size, chunks: chunks.collect() },
     })

@@ -179,15 +179,16 @@ pub(super) fn settle(found: Found, declared: Option<DiskFormat>) -> Result<Reade
         Some(_) | None => {}
     }
     match format {
-        DiskFormat::Raw | DiskFormat::Iso => Ok(Reader::Flat(format, declared)),
+        // Amazon's are found only where they are declared.
+        DiskFormat::Raw | DiskFormat::Iso | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki => {
+            Ok(Reader::Flat(format, declared))
+        }
         DiskFormat::Qcow2 => Ok(Reader::Qcow2),
         DiskFormat::Vhd => Ok(Reader::Vhd),
         DiskFormat::Vhdx => Ok(Reader::Vhdx),
         DiskFormat::Vdi => Ok(Reader::Vdi),
         DiskFormat::Ploop => Ok(Reader::Ploop),
-        DiskFormat::Vmdk | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki => {
-            Err(Violation::new(Rule::UnsupportedFormat, "diskFormat", format, LATER))
-        }
+        DiskFormat::Vmdk => Err(Violation::new(Rule::UnsupportedFormat, "diskFormat", format, LATER)),
     }
 }
 

@@ -6,11 +6,12 @@ use crate::{
     error::{Error, Result},
     format::{
         DiskMap, Order, Place,
-        detect::{Found, HEAD_LENGTH, detect, settle},
+        amazon::detect_as,
+        detect::{Found, HEAD_LENGTH, settle},
         open::{Judged, judge},
     },
     io::ReadAt,
-    model::{ContainerFormat, DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
+    model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
 };
 
 /// How many compressed clusters at the file's end are unpacked to see whether they are whole. In a good file it is one.
@@ -22,7 +23,7 @@ const TAIL_CLUSTERS: u32 = 16;
 /// Only if it could not be told: what `input` says, never a violation.
 pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Limits) -> Result<Inspection> {
     let head = input.read_up_to(0, HEAD_LENGTH)?;
-    let found = detect(&head);
+    let found = detect_as(&head, declared);
     let mut inspection = Inspection {
         disk_format: match found {
             Found::Disk(format) => Some(format),
@@ -31,6 +32,7 @@ pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Li
         container_format: ContainerFormat::Bare,
         virtual_size: None,
         size: None,
+        properties: Properties::new(),
         verdict: Verdict::Accepted,
         reasons: Vec::new(),
     };

@@ -6,7 +6,8 @@ use crate::{
     error::{Error, Kind, Result},
     format::{
         DiskMap, Order,
-        detect::{HEAD_LENGTH, Reader, detect, settle},
+        amazon::detect_as,
+        detect::{HEAD_LENGTH, Reader, settle},
         ploop::PloopMap,
         qcow2::{Header, Qcow2Map},
         raw::RawMap,
@@ -30,7 +31,7 @@ pub fn open(
     order: Order,
 ) -> Result<Box<dyn DiskMap>> {
     let head = input.read_up_to(0, HEAD_LENGTH)?;
-    let reader = settle(detect(&head), declared)?;
+    let reader = settle(detect_as(&head, declared), declared)?;
     judge(reader, input, &head, limits, order)?.map.map_err(|violations| match violations.into_iter().next() {
         Some(violation) => violation.into(),
         None => Error::new(Kind::Internal, "refused for no reason"),

@@ -14,6 +14,6 @@ pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
 pub use disk::{Compression, ContainerFormat, DiskFormat, ParseFormatError, Subformat};
 pub use extent::{CHUNK_SIZE, Chunk, ChunkDigest, ContentManifest};
 pub use limits::Limits;
-pub use object::{ObjectKey, OutputFormat, StoredImage};
+pub use object::{ObjectKey, OutputFormat, Properties, StoredImage};
 pub use verdict::{Inspection, Rule, Verdict, Violation};
 pub use verified::{Evidence, Received, Verified};

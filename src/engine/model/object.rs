@@ -1,6 +1,6 @@
 //! Names and facts of stored objects.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,9 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// What an image's container says of the machine that the disk is for, by the names that image services use.
+pub type Properties = BTreeMap<String, String>;
+
 /// How an image is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -102,6 +105,9 @@ pub struct StoredImage {
     pub source_format: DiskFormat,
     /// What was around it.
     pub container_format: ContainerFormat,
+    /// What that said of the machine.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: Properties,
     /// What the guest sees.
     pub manifest: ContentManifest,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerFormat, DiskFormat};
+use super::{ContainerFormat, DiskFormat, Properties};
 
 /// A rule an image can break. The names are part of the interface: they appear in status, on the command line and in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -119,8 +119,19 @@ pub struct Inspection {
     /// Bytes as received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// What the container says of the machine that the disk is for.
+    #[serde(default, skip_serializing_if = "Properties::is_empty")]
+    pub properties: Properties,
     /// Accepted or refused.
     pub verdict: Verdict,
     /// Why refused; empty if accepted.
     pub reasons: Vec<Violation>,
+}
+
+impl Inspection {
+    /// Adds a reason to refuse it.
+    pub fn refuse(&mut self, violation: Violation) {
+        self.verdict = Verdict::Refused;
+        self.reasons.push(violation);
+    }
 }

@@ -1,6 +1,6 @@
 //! The proof that bytes were checked. Stores publish nothing without it.
 
-use super::{ContainerFormat, ContentManifest, Digest, DiskFormat, Rule, Violation};
+use super::{ContainerFormat, ContentManifest, Digest, DiskFormat, Properties, Rule, Violation};
 
 /// What came from the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Evidence {
     pub source_format: DiskFormat,
     /// What was around it.
     pub container_format: ContainerFormat,
+    /// What that said of the machine.
+    pub properties: Properties,
     /// Rules that inspection found broken.
     pub violations: Vec<Violation>,
     /// What the guest sees.
@@ -49,6 +51,11 @@ impl Verified {
     /// What was around it.
     pub fn container_format(&self) -> ContainerFormat {
         self.evidence.container_format
+    }
+
+    /// What that said of the machine.
+    pub fn properties(&self) -> &Properties {
+        &self.evidence.properties
     }
 
     /// What the guest sees.
@@ -103,6 +110,7 @@ mod tests {
             declared: vec![declared.parse().unwrap()],
             source_format: DiskFormat::Raw,
             container_format: ContainerFormat::Bare,
+            properties: Properties::new(),
             violations: vec![],
             manifest: ContentManifest::default(),
         }

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Direct, Imported, Output, Progress, Stage, Target, Transfer, Transferred,
+    Direct, Imported, Output, Progress, Stage, Target, Transfer, Transferred, container,
     deliver::{NamedSink, WrittenFile},
     import::imported,
     publish::{join_sinks, publish},
@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::{self, DiskMap, Mapping, Order, Place},
     io::{FileReader, ReadAt},
-    model::{ContainerFormat, DiskFormat, Evidence, Limits, ObjectKey, Received, Verified},
+    model::{ContainerFormat, DiskFormat, Evidence, Limits, ObjectKey, Properties, Received, Verified},
     unpack,
 };
 
@@ -45,7 +45,7 @@ pub struct ConvertJob {
     pub workers: usize,
 }
 
-/// Whether `path` can be read by offset and is not compressed as a whole.
+/// Whether `path` can be read by offset, and nothing is around the disk in it.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -55,7 +55,7 @@ pub fn is_plain(path: &Path) -> Result<bool> {
         return Ok(false);
     }
     let head = FileReader::open(path)?.read_up_to(0, unpack::HEAD)?;
-    Ok(unpack::detect(&head).is_none())
+    Ok(container::layer(&head).is_none())
 }
 
 /// Converts a file. The result tells no digest of the bytes received.
@@ -113,6 +113,7 @@ fn move_all(source: Plain, handle: &Handle, declared: Option<DiskFormat>, job: T
         declared: Vec::new(),
         source_format,
         container_format: ContainerFormat::Bare,
+        properties: Properties::new(),
         violations: Vec::new(),
         manifest,
     };

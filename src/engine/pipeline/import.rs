@@ -16,7 +16,10 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     io::Keep,
-    model::{ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Received, Rule, Verified},
+    model::{
+        ContainerFormat, Digest, DiskFormat, Evidence, Limits, ObjectKey, OutputFormat, Properties, Received, Rule,
+        Verified,
+    },
     source::{Opened, Source},
     store::{ObjectStat, Store, answer},
 };
@@ -48,6 +51,8 @@ pub struct Import {
     pub disk_format: Option<DiskFormat>,
     /// What the user says is around them; `None` for whatever is found.
     pub container_format: Option<ContainerFormat>,
+    /// The disk that is meant where the container holds several, by its file's name or its id; `None` for the one that boots.
+    pub container_disk: Option<String>,
     /// What the bytes as received must hash to.
     pub checksums: Vec<Digest>,
     /// Name of the object in every store.
@@ -73,6 +78,8 @@ pub struct Import {
 pub struct Imported {
     /// What was around the disk.
     pub container_format: ContainerFormat,
+    /// What that said of the machine.
+    pub properties: Properties,
     /// What the source's disk format was.
     pub disk_format: DiskFormat,
     /// Size of the guest's disk in bytes.
@@ -143,6 +150,7 @@ async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Import
         declared: job.checksums.clone(),
         source_format: image.source_format,
         container_format: image.container_format,
+        properties: image.properties,
         violations: Vec::new(),
         manifest: image.manifest,
     };
@@ -174,6 +182,7 @@ fn check_adopted(job: &Import, output: OutputFormat, stat: &ObjectStat) -> Resul
 pub fn imported(verified: &Verified, published: Vec<Published>) -> Imported {
     Imported {
         container_format: verified.container_format(),
+        properties: verified.properties().clone(),
         disk_format: verified.source_format(),
         virtual_size: verified.manifest().virtual_size,
         received: verified.received().clone(),

@@ -10,16 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Progress,
+    container::{Contents, Layer, Peeled, Search, Wants, Wrapping, layer, nested, peel},
     expansion::Expansion,
     intake::{Counted, check_length},
 };
 use crate::{
     error::{Error, Kind, Result},
     format::{self, Order},
-    io::{Feed, NonzeroRuns, Peeked, Pump, ReadAt, Spill, feed_from},
-    model::{ContainerFormat, DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
+    io::{Feed, Keep, NonzeroRuns, Peeked, ReadAt, Spill, feed_from},
+    model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
     source::{Opened, RangeReader, Source},
-    unpack::{self, UnpackLimits},
+    unpack,
 };
 
 /// Bytes looked at to tell what a stream is: as much as formats look at.
@@ -43,10 +44,25 @@ pub struct InspectJob {
     pub source: Arc<dyn Source>,
     /// What the user says it is; `None` for whatever is found.
     pub disk_format: Option<DiskFormat>,
+    /// The disk that is meant where the container holds several, by its file's name or its id; `None` for the one that boots.
+    pub container_disk: Option<String>,
     /// Bounds.
     pub limits: Limits,
     /// Folder for what has to wait on disk.
     pub scratch: PathBuf,
+}
+
+impl InspectJob {
+    fn wants(&self, keep: Keep) -> Wants {
+        Wants {
+            disk_format: self.disk_format,
+            container_format: None,
+            container_disk: self.container_disk.clone(),
+            limits: self.limits.clone(),
+            scratch: self.scratch.clone(),
+            keep,
+        }
+    }
 }
 
 /// What the source holds, and every reason to refuse it that can be told without moving its data.
@@ -54,6 +70,18 @@ pub struct InspectJob {
 /// # Errors
 /// If it could not be told.
 pub async fn inspect(job: InspectJob, cancel: &CancellationToken) -> Result<Inspection> {
+    // As in an import: what cannot be read twice has to be kept from the start.
+    let job = Arc::new(job);
+    let keep = if job.source.reopens() { Keep::Unread } else { Keep::All };
+    match attempt(&job, keep, cancel).await {
+        Err(error) if error.kind() == Kind::NeedsSpill && keep == Keep::Unread => {
+            attempt(&job, Keep::All, cancel).await
+        }
+        result => result,
+    }
+}
+
+async fn attempt(job: &Arc<InspectJob>, keep: Keep, cancel: &CancellationToken) -> Result<Inspection> {
     let stopped = || Error::new(Kind::Cancelled, "the inspection was interrupted");
     let opened = cancel.run_until_cancelled(job.source.open()).await.ok_or_else(stopped)??;
     if let Err(error) = check_length(opened.length, &job.limits) {
@@ -61,66 +89,109 @@ pub async fn inspect(job: InspectJob, cancel: &CancellationToken) -> Result<Insp
     }
     let (handle, stop) = (Handle::current(), cancel.child_token());
     let _guard = stop.clone().drop_guard();
-    let looking = tokio::task::spawn_blocking(move || look(&job, opened, &handle, stop));
+    let job = job.clone();
+    let looking = tokio::task::spawn_blocking(move || look(&job, keep, opened, &handle, stop));
     match cancel.run_until_cancelled(looking).await {
         None => Err(stopped()),
         Some(done) => done.map_err(|e| Error::with_source(Kind::Internal, "the inspection's thread failed", e))?,
     }
 }
 
-fn look(job: &InspectJob, opened: Opened, handle: &Handle, stop: CancellationToken) -> Result<Inspection> {
+fn look(job: &InspectJob, keep: Keep, opened: Opened, handle: &Handle, stop: CancellationToken) -> Result<Inspection> {
+    let wants = job.wants(keep);
     if let (Some(ranges), Some(length)) = (opened.ranges.clone(), opened.length) {
         let (handle, stop) = (handle.clone(), stop.clone());
         let held = (0, Bytes::new());
         let mut input = Ranged { ranges, length, handle, stop, held, fetch: FETCH.least, claimed: false };
-        let inspection = by_ranges(job, &mut input);
+        let inspection = by_ranges(&wants, &mut input);
         if !input.claimed
             && let Some(inspection) = inspection?
         {
             return Ok(inspection);
         }
     }
-    look_through(job, opened, handle, stop)
+    look_through(job, &wants, opened, handle, stop)
 }
 
-/// Reads tables only; `None` if there is something around the disk that has to be taken off first.
-fn by_ranges(job: &InspectJob, input: &mut Ranged) -> Result<Option<Inspection>> {
+/// Reads tables only; `None` if there is a compression around the disk that has to be taken off first.
+fn by_ranges(wants: &Wants, input: &mut Ranged) -> Result<Option<Inspection>> {
     let head = input.read_up_to(0, unpack::HEAD)?;
-    if unpack::detect(&head).is_some() {
-        return Ok(None);
+    match layer(&head).filter(|_| !wants.keeps_layers()) {
+        None => format::inspect(input, wants.disk_format(), &wants.limits).map(Some),
+        Some(Layer::Packed(_)) => Ok(None),
+        Some(Layer::Archive) => {
+            let length = input.length();
+            in_archive(wants, input).or_else(|error| refused(None, ContainerFormat::Bare, length, error).map(Some))
+        }
     }
-    format::inspect(input, job.disk_format, &job.limits).map(Some)
+}
+
+/// The disk of an archive; `None` if it is compressed.
+fn in_archive(wants: &Wants, input: &mut Ranged) -> Result<Option<Inspection>> {
+    let (contents, chosen) = Contents::gather(input, wants.container_disk.as_deref(), Search::Whole)?;
+    let (length, mut disk) = (input.length(), chosen.section(input));
+    match layer(&disk.read_up_to(0, unpack::HEAD)?) {
+        Some(Layer::Packed(_)) => return Ok(None),
+        Some(inner) => return Err(nested(&[Layer::Archive], inner).into()),
+        None => chosen.check_packing(None)?,
+    }
+    let mut inspection = format::inspect(&mut disk, wants.disk_format(), &wants.limits)?;
+    (inspection.size, inspection.container_format) = (length, chosen.container_format());
+    let checked = inspection.virtual_size.map_or(Ok(()), |size| chosen.check_size(size));
+    match checked.and_then(|()| contents.check_texts(&chosen)) {
+        Ok(properties) => inspection.properties = properties,
+        Err(violation) => inspection.refuse(violation),
+    }
+    Ok(Some(inspection))
 }
 
 /// Reads the stream to its end.
-fn look_through(job: &InspectJob, opened: Opened, handle: &Handle, stop: CancellationToken) -> Result<Inspection> {
+fn look_through(
+    job: &InspectJob,
+    wants: &Wants,
+    opened: Opened,
+    handle: &Handle,
+    stop: CancellationToken,
+) -> Result<Inspection> {
     let (progress, told) = (Arc::new(Progress::default()), opened.length);
     let counted = Counted::new(feed_from(opened.stream, handle, AHEAD, stop), &progress, &job.limits);
-    let refuse = |error| refused(None, ContainerFormat::Bare, told, error);
-    let feed = match Peeked::new(counted, HEAD) {
-        Ok(feed) => feed,
-        Err(error) => return refuse(error),
+    let peeled = match peel(wants, counted, told, None) {
+        Ok(peeled) => peeled,
+        Err(error) => return refused(None, ContainerFormat::Bare, told, error),
     };
-    let Some(packing) = unpack::detect(feed.head()) else {
-        return Stream { job, feed, progress: &progress }.inspect().or_else(refuse);
+    let Peeled { feed, wrapping, .. } = peeled;
+    let look = || {
+        let feed = Peeked::new(feed, HEAD)?;
+        let mut inspection = Stream { job, wants, feed, progress: &progress }.inspect()?;
+        inspection.container_format = wrapping.container_format;
+        // A size that stands there is of what came out, and says that all of it was read.
+        if inspection.size.take().is_some() {
+            inspection.size = told.or_else(|| Some(progress.snapshot().received));
+            conclude(&wrapping, &mut inspection)?;
+        }
+        inspection.size = inspection.size.or(told);
+        Ok(inspection)
     };
-    let mut inspection = unpacked(job, packing, feed, &progress).or_else(refuse)?;
-    inspection.container_format = ContainerFormat::Compressed;
-    // A size that stands there is of what came out, and says that all of it was read.
-    inspection.size = told.or_else(|| inspection.size.map(|_| progress.snapshot().received));
-    Ok(inspection)
+    look().or_else(|error| refused(None, wrapping.container_format, told, error))
 }
 
-fn unpacked(
-    job: &InspectJob,
-    packing: unpack::Packing,
-    feed: impl Feed + 'static,
-    progress: &Progress,
-) -> Result<Inspection> {
-    let unpacker = unpack::unpacker(packing, Box::new(feed), UnpackLimits::new(&job.limits));
-    let feed = Peeked::new(Pump::start("vitrine-unpack", unpacker)?, HEAD)?;
-    unpack::check_not_nested(packing, feed.head())?;
-    Stream { job, feed, progress }.inspect()
+/// Holds what the container says against the disk.
+fn conclude(wrapping: &Wrapping, inspection: &mut Inspection) -> Result<()> {
+    // Without a size there is a reason already.
+    let Some(virtual_size) = inspection.virtual_size else { return Ok(()) };
+    match wrapping.conclude(virtual_size) {
+        Ok((container_format, properties)) => {
+            (inspection.container_format, inspection.properties) = (container_format, properties);
+            Ok(())
+        }
+        Err(error) => match error.violation() {
+            Some(violation) => {
+                inspection.refuse(violation.clone());
+                Ok(())
+            }
+            None => Err(error),
+        },
+    }
 }
 
 /// A refusal, if `error` is one.
@@ -131,13 +202,14 @@ fn refused(
     error: Error,
 ) -> Result<Inspection> {
     let Some(violation) = error.violation().cloned() else { return Err(error) };
-    let (verdict, reasons) = (Verdict::Refused, vec![violation]);
-    Ok(Inspection { disk_format, container_format, virtual_size: None, size, verdict, reasons })
+    let (verdict, reasons, properties) = (Verdict::Refused, vec![violation], Properties::new());
+    Ok(Inspection { disk_format, container_format, virtual_size: None, size, properties, verdict, reasons })
 }
 
 /// A stream without ranges.
 struct Stream<'a, F> {
     job: &'a InspectJob,
+    wants: &'a Wants,
     feed: Peeked<F>,
     progress: &'a Progress,
 }
@@ -146,7 +218,7 @@ impl<F: Feed> Stream<'_, F> {
     fn inspect(self) -> Result<Inspection> {
         let mut head = Head(Bytes::copy_from_slice(self.feed.head()));
         // A flat disk has no tables: its length and its end are all that is to be learned from the rest.
-        match format::open(&mut head, self.job.disk_format, &self.job.limits, Order::Stream) {
+        match format::open(&mut head, self.wants.disk_format(), &self.job.limits, Order::Stream) {
             Ok(map) if map.virtual_size().is_none() => self.measure(map.format()),
             Ok(_) | Err(_) => self.spool(),
         }
@@ -171,7 +243,7 @@ impl<F: Feed> Stream<'_, F> {
                 return refused(Some(disk_format), ContainerFormat::Bare, None, error);
             }
         }
-        format::inspect(&mut ends, self.job.disk_format, &self.job.limits)
+        format::inspect(&mut ends, self.wants.disk_format(), &self.job.limits)
     }
 
     /// Writes all of it to a file that has no name, and inspects that.
@@ -186,7 +258,7 @@ impl<F: Feed> Stream<'_, F> {
             spool.spill.keep(spool.length, &piece)?;
             spool.length = length;
         }
-        format::inspect(&mut spool, self.job.disk_format, &self.job.limits)
+        format::inspect(&mut spool, self.wants.disk_format(), &self.job.limits)
     }
 }
 

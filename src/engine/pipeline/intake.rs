@@ -1,22 +1,24 @@
 //! The blocking part of an import: receives, unpacks, opens and transfers, and ends with the evidence.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Import, Progress, Transfer, Transferred, deliver::WrittenFile, transfer, transfer::Failed};
+use super::{
+    Import, Progress, Transfer, Transferred,
+    container::{Peeled, Ranges, Wants, Wrapping, peel},
+    deliver::WrittenFile,
+    transfer,
+    transfer::Failed,
+};
 use crate::{
     error::{Error, Kind, Result},
     format::{self, Order},
-    io::{Feed, Fetch, Keep, Peeked, Pump, ReadAt, Spill, Window, WindowLimits, feed_from},
-    model::{ContainerFormat, Digest, DigestAlgorithm, DiskFormat, Evidence, Limits, Received, Rule, Violation},
+    io::{Feed, Keep, Pump, ReadAt as _, Spill, Window, WindowLimits, feed_from},
+    model::{Digest, DigestAlgorithm, Evidence, Limits, Received, Rule, Violation},
     source::Opened,
-    unpack::{self, UnpackLimits},
     verify::{DigestSet, DigestedFeed},
 };
 
@@ -29,12 +31,8 @@ const BUFFERS_OF_PACKED: usize = 5;
 
 /// What the blocking part of an import needs of its job.
 pub struct Intake {
-    disk_format: Option<DiskFormat>,
-    container_format: Option<ContainerFormat>,
+    wants: Wants,
     declared: Vec<Digest>,
-    limits: Limits,
-    scratch: PathBuf,
-    keep: Keep,
     progress: Arc<Progress>,
     stop: CancellationToken,
 }
@@ -45,12 +43,15 @@ impl Intake {
     /// The part of `job` that is needed here. `keep` says what the window keeps of a format that may read twice, `stop` ends it early.
     pub fn new(job: &Import, keep: Keep, progress: &Arc<Progress>, stop: &CancellationToken) -> Self {
         Self {
-            disk_format: job.disk_format,
-            container_format: job.container_format,
+            wants: Wants {
+                disk_format: job.disk_format,
+                container_format: job.container_format,
+                container_disk: job.container_disk.clone(),
+                limits: job.limits.clone(),
+                scratch: job.scratch.clone(),
+                keep,
+            },
             declared: job.checksums.clone(),
-            limits: job.limits.clone(),
-            scratch: job.scratch.clone(),
-            keep,
             progress: progress.clone(),
             stop: stop.clone(),
         }
@@ -63,14 +64,15 @@ impl Intake {
     pub fn run(self, opened: Opened, handle: &Handle, mut job: Transfer) -> Result<Moved, Failed> {
         let _runtime = handle.enter();
         let received = Arc::new(Mutex::new(None));
-        let (mut window, container_format) = match self.open_window(opened, handle, &received) {
+        let (mut window, wrapping) = match self.open_window(opened, handle, &received) {
             Ok(window) => window,
             Err(error) => return Err(Failed::before(error, job)),
         };
-        if container_format == ContainerFormat::Compressed {
+        if wrapping.packed {
             job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
         }
-        let map = format::open(&mut window.tables(), self.disk_format, &self.limits, self.order());
+        let map = format::open(&mut window.tables(), self.wants.disk_format(), &self.wants.limits, self.order());
+        let map = map.and_then(|map| map.virtual_size().map_or(Ok(()), |size| wrapping.check_size(size)).map(|()| map));
         let mut map = match map {
             Ok(map) => map,
             Err(error) => return Err(Failed::before(error, job)),
@@ -83,14 +85,23 @@ impl Intake {
             // Only now is the length of every stream known, and whether tables reach past it.
             map.check_length(window.length().unwrap_or(0))?;
             let received = received.lock().unwrap_or_else(PoisonError::into_inner).take();
-            received.ok_or_else(|| Error::new(Kind::Internal, "the source's end was not seen"))
+            let received = received.ok_or_else(|| Error::new(Kind::Internal, "the source's end was not seen"))?;
+            Ok((received, wrapping.conclude(manifest.virtual_size)?))
         });
         match evidence {
-            Ok(received) => {
+            Ok((received, (container_format, properties))) => {
                 let (source_format, declared) = (map.format(), self.declared);
                 Ok((
                     files,
-                    Evidence { received, declared, source_format, container_format, violations: Vec::new(), manifest },
+                    Evidence {
+                        received,
+                        declared,
+                        source_format,
+                        container_format,
+                        properties,
+                        violations: Vec::new(),
+                        manifest,
+                    },
                 ))
             }
             Err(error) => Err(Failed::after(error, files)),
@@ -99,7 +110,7 @@ impl Intake {
 
     /// With everything kept, the second time around, nothing has to be read in the stream's order any more.
     fn order(&self) -> Order {
-        match self.keep {
+        match self.wants.keep {
             Keep::Unread => Order::Stream,
             Keep::All => Order::Tables,
         }
@@ -111,54 +122,22 @@ impl Intake {
         opened: Opened,
         handle: &Handle,
         received: &Arc<Mutex<Option<Received>>>,
-    ) -> Result<(Window<Box<dyn Feed>>, ContainerFormat)> {
+    ) -> Result<(Window<Box<dyn Feed>>, Wrapping)> {
         let Opened { length, stream, ranges, .. } = opened;
         let slot = received.clone();
         let algorithms = self.declared.iter().map(Digest::algorithm).chain([DigestAlgorithm::Sha256]);
         let feed = feed_from(stream, handle, READ_AHEAD, self.stop.clone());
-        let counted = Counted::new(feed, &self.progress, &self.limits);
+        let counted = Counted::new(feed, &self.progress, &self.wants.limits);
         let digested = DigestedFeed::new(counted, DigestSet::new(algorithms), move |all| {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
         });
-        let feed = Peeked::new(Pump::start("vitrine-digest", digested)?, unpack::HEAD)?;
-        let packing = unpack::detect(feed.head());
-        let container = self.container(packing.is_some())?;
-        let (feed, length, fetch): (Box<dyn Feed>, _, Option<Fetch>) = match packing {
-            None => {
-                let (handle, stop) = (handle.clone(), self.stop.clone());
-                let fetch = ranges.map(|ranges| -> Fetch {
-                    Box::new(move |offset, length| {
-                        let read = handle.block_on(stop.run_until_cancelled(ranges.read_range(offset, length)));
-                        read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "the import was cancelled")))
-                    })
-                });
-                (Box::new(feed), length, fetch)
-            }
-            Some(packing) => {
-                let unpacker = unpack::unpacker(packing, Box::new(feed), UnpackLimits::new(&self.limits));
-                let inner = Peeked::new(Pump::start("vitrine-unpack", unpacker)?, unpack::HEAD)?;
-                unpack::check_not_nested(packing, inner.head())?;
-                (Box::new(inner), None, None)
-            }
-        };
-        let limits = WindowLimits { memory: self.limits.window_memory, tables: self.limits.max_table_memory };
-        let spill = Spill::new(&self.scratch, self.limits.max_spill);
-        Ok((Window::new(feed, length, self.keep, spill, limits, fetch), container))
-    }
-
-    /// The container found, which must be the declared one.
-    fn container(&self, packed: bool) -> Result<ContainerFormat> {
-        let found = if packed { ContainerFormat::Compressed } else { ContainerFormat::Bare };
-        match self.container_format {
-            Some(declared) if declared != found => Err(Violation::new(
-                Rule::FormatMismatch,
-                "containerFormat",
-                found,
-                format!("declared {declared}: correct spec.containerFormat, or leave it out to take what is found"),
-            )
-            .into()),
-            _ => Ok(found),
-        }
+        let feed = Pump::start("vitrine-digest", digested)?;
+        let ranges = ranges.map(|reader| Ranges { reader, handle: handle.clone(), stop: self.stop.clone() });
+        let Peeled { feed, length, fetch, wrapping } = peel(&self.wants, feed, length, ranges)?;
+        let limits =
+            WindowLimits { memory: self.wants.limits.window_memory, tables: self.wants.limits.max_table_memory };
+        let spill = Spill::new(&self.wants.scratch, self.wants.limits.max_spill);
+        Ok((Window::new(feed, length, self.wants.keep, spill, limits, fetch), wrapping))
     }
 }
 

@@ -9,6 +9,7 @@
 //! and encodes chunks on all cores; `deliver` gives them their place in the output, in order. Every queue is bounded, so
 //! memory does not grow with the image.
 
+mod container;
 mod convert;
 mod cut;
 mod deliver;

@@ -180,6 +180,7 @@ pub(crate) fn describe(format: OutputFormat, length: u64, proof: &Verified) -> S
         source_digests: proof.received().digests.clone(),
         source_format: proof.source_format(),
         container_format: proof.container_format(),
+        properties: proof.properties().clone(),
         manifest: proof.manifest().clone(),
     }
 }

@@ -236,6 +236,7 @@ mod tests {
             declared: Vec::new(),
             source_format: DiskFormat::Raw,
             container_format: ContainerFormat::Bare,
+            properties: std::collections::BTreeMap::new(),
             violations: Vec::new(),
             manifest: ContentManifest::default(),
         })

@@ -1,11 +1,12 @@
-//! The four decoders behind one small trait. Each decodes one member; what follows a member is the feed's business.
+//! The decoders behind one small trait. Each decodes one member; what follows a member is the feed's business.
 
 use bzip2::Decompress as BzDecoder;
 use flate2::{Decompress as GzDecoder, FlushDecompress};
 use liblzma::stream::{Action, MtStreamBuilder, Status as XzStatus, Stream as XzDecoder};
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
-use super::{Packing, UnpackLimits};
+use super::{Packing, UnpackLimits, lz4::Lz4, zip::Zip};
+use crate::model::Violation;
 
 /// What one call of `decode` did.
 pub(super) struct Step {
@@ -15,11 +16,31 @@ pub(super) struct Step {
     pub ended: bool,
 }
 
-/// Decodes one member. Errors are what the library says, for the message.
+/// Why a member cannot be decoded.
+pub(super) enum Fault {
+    /// It is damaged, by what the library says.
+    Broken(String),
+    /// It is not accepted.
+    Refused(Violation),
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self::Broken(why)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(why: &str) -> Self {
+        Self::Broken(why.to_owned())
+    }
+}
+
+/// Decodes one member.
 pub(super) trait Codec: Send {
     /// Appends to `output` as much as `input` gives and as fits into what `output` has reserved. `last` says that no more
     /// input will come.
-    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, last: bool) -> Result<Step, String>;
+    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, last: bool) -> Result<Step, Fault>;
 }
 
 /// A decoder for one member of `packing`.
@@ -29,6 +50,8 @@ pub(super) fn new(packing: Packing, limits: &UnpackLimits) -> Result<Box<dyn Cod
         Packing::Xz => Box::new(new_xz(limits)?),
         Packing::Zstd => Box::new(new_zstd(limits)?),
         Packing::Bzip2 => Box::new(Bzip2(BzDecoder::new(false))),
+        Packing::Lz4 => Box::new(Lz4::new()),
+        Packing::Zip => Box::new(Zip::new()),
     })
 }
 
@@ -38,7 +61,7 @@ const GZIP_WINDOW_BITS: u8 = 15;
 struct Gzip(GzDecoder);
 
 impl Codec for Gzip {
-    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, _last: bool) -> Result<Step, String> {
+    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, _last: bool) -> Result<Step, Fault> {
         let before = self.0.total_in();
         let status = self.0.decompress_vec(input, output, FlushDecompress::None).map_err(|e| e.to_string())?;
         Ok(Step { read: used(before, self.0.total_in()), ended: status == flate2::Status::StreamEnd })
@@ -59,7 +82,7 @@ fn new_xz(limits: &UnpackLimits) -> Result<Xz, String> {
 }
 
 impl Codec for Xz {
-    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, last: bool) -> Result<Step, String> {
+    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, last: bool) -> Result<Step, Fault> {
         let before = self.0.total_in();
         let action = if last { Action::Finish } else { Action::Run };
         let status = match self.0.process_vec(input, output, action) {
@@ -68,10 +91,10 @@ impl Codec for Xz {
             Err(liblzma::stream::Error::Program) if input.is_empty() => XzStatus::Ok,
             Err(liblzma::stream::Error::MemLimit) => {
                 return Err(
-                    "it was packed with a larger dictionary than the memory set aside for unpacking holds".to_owned()
+                    "it was packed with a larger dictionary than the memory set aside for unpacking holds".into()
                 );
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.to_string().into()),
         };
         Ok(Step { read: used(before, self.0.total_in()), ended: status == XzStatus::StreamEnd })
     }
@@ -88,7 +111,7 @@ fn new_zstd(limits: &UnpackLimits) -> Result<Zstd, String> {
 }
 
 impl Codec for Zstd {
-    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, _last: bool) -> Result<Step, String> {
+    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, _last: bool) -> Result<Step, Fault> {
         let filled = output.len();
         let mut from = InBuffer::around(input);
         let mut to = OutBuffer::around_pos(output, filled);
@@ -100,7 +123,7 @@ impl Codec for Zstd {
 struct Bzip2(BzDecoder);
 
 impl Codec for Bzip2 {
-    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, _last: bool) -> Result<Step, String> {
+    fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, _last: bool) -> Result<Step, Fault> {
         let before = self.0.total_in();
         let status = self.0.decompress_vec(input, output).map_err(|e| e.to_string())?;
         Ok(Step { read: used(before, self.0.total_in()), ended: status == bzip2::Status::StreamEnd })

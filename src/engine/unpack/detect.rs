@@ -1,11 +1,10 @@
 //! Recognises packed streams by their first bytes, strictly: a disk whose first sector begins by chance like one must not
 //! be unpacked.
 
-use super::Packing;
-use crate::model::{Rule, Violation};
+use super::{Packing, lz4, zip};
 
 /// Bytes of a stream that `detect` wants to see; fewer are enough where the stream is shorter.
-pub const HEAD: usize = 64;
+pub const HEAD: usize = 512;
 
 /// The packing that `head` begins with, if any. Besides the magic number, everything that the format fixes about the bytes
 /// after it must hold.
@@ -18,19 +17,13 @@ pub fn detect(head: &[u8]) -> Option<Packing> {
         Some(Packing::Zstd)
     } else if is_bzip2(head) {
         Some(Packing::Bzip2)
+    } else if is_lz4(head) {
+        Some(Packing::Lz4)
+    } else if is_zip(head) {
+        Some(Packing::Zip)
     } else {
         None
     }
-}
-
-/// Refuses a packed stream inside a packed stream: there is no honest use for it, and each layer multiplies.
-///
-/// # Errors
-/// The violation, naming both layers.
-pub fn check_not_nested(outer: Packing, head: &[u8]) -> Result<(), Violation> {
-    let Some(inner) = detect(head) else { return Ok(()) };
-    let message = format!("inside the {outer} stream is another packed stream: unpack it once and publish that");
-    Err(Violation::new(Rule::NestedCompression, "magic", format!("{inner} in {outer}"), message))
 }
 
 /// RFC 1952, section 2.3: magic, method 8, and no reserved flag. Where nothing stands between the header and the data,
@@ -75,6 +68,25 @@ fn is_bzip2(head: &[u8]) -> bool {
             mark.starts_with(&[0x31, 0x41, 0x59, 0x26, 0x53, 0x59])
                 || mark.starts_with(&[0x17, 0x72, 0x45, 0x38, 0x50, 0x90])
         }
+        _ => false,
+    }
+}
+
+/// A frame with the version there is, or a legacy frame and the length of its first block, of at most 8 MiB and a little.
+fn is_lz4(head: &[u8]) -> bool {
+    let rest = head.get(4..).unwrap_or_default();
+    if head.starts_with(&lz4::LEGACY) {
+        let length = rest.first_chunk().map(|length| u32::from_le_bytes(*length));
+        return length.is_some_and(|length| (1..=9 << 20).contains(&length));
+    }
+    head.starts_with(&lz4::MAGIC) && matches!(rest, [flags, size, ..] if flags >> 6 == 1 && size & 0x8f == 0)
+}
+
+/// A local header with a version that there is and a name, at the beginning or after the mark of an archive in parts.
+fn is_zip(head: &[u8]) -> bool {
+    let header = head.strip_prefix(&zip::SPANNED).unwrap_or(head);
+    match (header.get(4..6), header.get(26..28)) {
+        (Some([version, _]), Some(name)) => header.starts_with(&zip::LOCAL) && *version < 100 && name != [0, 0],
         _ => false,
     }
 }

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes};
 
 use super::{
     Packing, UnpackLimits,
-    codec::{self, Codec},
+    codec::{self, Codec, Fault},
 };
 use crate::{
     error::{Error, Result},
@@ -77,6 +77,9 @@ impl Unpacker {
             }
             let zeros = if self.members > 0 { self.input.iter().take_while(|b| **b == 0).count() } else { 0 };
             self.consume(zeros);
+            if self.members > 0 && self.packing == Packing::Zip && !self.input.is_empty() {
+                return Err(self.broken("something stands behind its end"));
+            }
             if !self.input.is_empty() {
                 self.codec = Some(codec::new(self.packing, &self.limits).map_err(|e| self.broken(&e))?);
                 return Ok(true);
@@ -106,8 +109,9 @@ impl Unpacker {
                 }
                 Ok(())
             }
-            Err(_) if self.ended && self.input.is_empty() => Err(self.broken("it ends in the middle")),
-            Err(why) => Err(self.broken(&why)),
+            Err(Fault::Refused(violation)) => Err(violation.into()),
+            Err(Fault::Broken(_)) if self.ended && self.input.is_empty() => Err(self.broken("it ends in the middle")),
+            Err(Fault::Broken(why)) => Err(self.broken(&why)),
         }
     }
 

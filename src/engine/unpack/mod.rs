@@ -1,4 +1,4 @@
-//! Takes one layer of compression off a stream: gzip, xz, zstd, bzip2.
+//! Takes one layer of compression off a stream: gzip, xz, zstd, bzip2, lz4, or a zip archive with one file.
 //!
 //! Knows nothing of where the bytes come from and what they hold. Output comes in bounded pieces and in bounded number;
 //! memory is bounded by refusing streams that want more. A stream that ends early, or goes on with something else than
@@ -7,10 +7,13 @@
 mod codec;
 mod detect;
 mod feed;
+mod lz4;
+pub mod tar;
+mod zip;
 
 use std::{fmt, num::NonZero, thread};
 
-pub use detect::{HEAD, check_not_nested, detect};
+pub use detect::{HEAD, detect};
 
 use crate::{io::Feed, model::Limits};
 
@@ -25,6 +28,10 @@ pub enum Packing {
     Zstd,
     /// bzip2, one or more streams.
     Bzip2,
+    /// LZ4 frames, one or more.
+    Lz4,
+    /// A zip archive with one file.
+    Zip,
 }
 
 impl Packing {
@@ -35,6 +42,8 @@ impl Packing {
             Self::Xz => "xz",
             Self::Zstd => "zstd",
             Self::Bzip2 => "bzip2",
+            Self::Lz4 => "lz4",
+            Self::Zip => "zip",
         }
     }
 }

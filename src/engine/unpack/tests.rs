@@ -60,6 +60,7 @@ fn pack(packing: Packing, data: &[u8]) -> Vec<u8> {
             encoder.write_all(data).unwrap();
             encoder.finish().unwrap()
         }
+        Packing::Lz4 | Packing::Zip => unreachable!("made by tools"),
     }
 }
 
@@ -241,15 +242,6 @@ fn a_skippable_frame_before_a_frame_is_zstd() {
 }
 
 #[test]
-fn packed_in_packed_is_refused() {
-    let twice = pack(Packing::Gzip, &pack(Packing::Xz, b"words"));
-    let inner = unpack(Packing::Gzip, &twice).unwrap();
-    let violation = check_not_nested(Packing::Gzip, &inner[..HEAD.min(inner.len())]).unwrap_err();
-    assert_eq!((violation.rule, violation.value.as_str()), (Rule::NestedCompression, "xz in gzip"));
-    assert!(check_not_nested(Packing::Gzip, b"QFI\xfb").is_ok());
-}
-
-#[test]
 fn an_error_of_the_source_stays_what_it_is() {
     struct Failing;
     impl Feed for Failing {
@@ -259,5 +251,110 @@ fn an_error_of_the_source_stays_what_it_is() {
     }
     for packing in ALL {
         assert_eq!(unpacker(packing, Box::new(Failing), limits()).next().unwrap_err().kind(), Kind::Unavailable);
+    }
+}
+
+/// Runs a tool in a folder with `data` as the file `disk` and gives the file `made`.
+fn tool(data: &[u8], script: &str, made: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("disk"), data).unwrap();
+    let output = std::process::Command::new("sh").current_dir(folder.path()).args(["-ec", script]).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read(folder.path().join(made)).unwrap()
+}
+
+fn refusal(packing: Packing, data: &[u8]) -> (Rule, String) {
+    let violation = unpack(packing, data).unwrap_err().violation().unwrap().clone();
+    (violation.rule, violation.field)
+}
+
+#[test]
+fn lz4_as_the_tool_writes_it() {
+    let data = sample();
+    for options in ["", "-1 -B4 -BD", "-9 -B7 -BX", "-B5 --content-size", "--no-frame-crc", "-BD -BX -12"] {
+        let packed = tool(&data, &format!("lz4 -q {options} disk disk.lz4"), "disk.lz4");
+        assert_eq!(detect(&packed), Some(Packing::Lz4), "{options}");
+        for piece in [1000, packed.len()] {
+            assert!(unpack_with(Packing::Lz4, &packed, piece, limits()).unwrap() == data, "{options}");
+        }
+        for place in [5, packed.len() / 2] {
+            let mut damaged = packed.clone();
+            damaged[place] ^= 0x10;
+            let result = unpack(Packing::Lz4, &damaged);
+            // Without a checksum of the content, only the blocks' structure shows damage.
+            assert!(result.is_err() || (options == "--no-frame-crc" && place > 5), "{options} at {place}");
+        }
+    }
+    let legacy = tool(&data, "lz4 -q -l disk disk.lz4", "disk.lz4");
+    assert_eq!(detect(&legacy), Some(Packing::Lz4));
+    assert!(unpack(Packing::Lz4, &legacy).unwrap_err().to_string().contains("legacy"));
+}
+
+#[test]
+fn a_zip_archive_as_tools_write_it() {
+    let data = sample();
+    for script in [
+        "zip -q a.zip disk",
+        "zip -q -0 a.zip disk",
+        "zip -q - disk > a.zip",
+        "zip -q -fz a.zip disk",
+        "cat disk | zip -q - - > a.zip",
+        "mkdir d; mv disk d; zip -q -r a.zip d",
+        "zip -q -z a.zip disk < /dev/null; printf 'a comment' | zip -q -z a.zip",
+        "python3 -c \"import zipfile; z=zipfile.ZipFile('a.zip','w',8); z.write('disk'); z.close()\"",
+        "python3 -c \"import zipfile,shutil; z=zipfile.ZipFile('a.zip','w',8); f=z.open('disk','w',force_zip64=True); \
+         f.write(open('disk','rb').read()); f.close(); z.close()\"",
+        "python3 -c \"import zipfile,sys; z=zipfile.ZipFile(sys.stdout.buffer,'w',8); z.write('disk'); z.close()\" | cat > a.zip",
+    ] {
+        let packed = tool(&data, script, "a.zip");
+        assert_eq!(detect(&packed), Some(Packing::Zip), "{script}");
+        for piece in [777, packed.len()] {
+            assert!(unpack_with(Packing::Zip, &packed, piece, limits()).is_ok_and(|out| out == data), "{script}");
+        }
+        for cut in [10, 40, packed.len() / 2, packed.len() - 30, packed.len() - 1] {
+            assert!(broken(&unpack(Packing::Zip, &packed[..cut]).unwrap_err()), "{script} cut at {cut}");
+        }
+        let tail = [&packed[..], b"tail"].concat();
+        assert!(broken(&unpack(Packing::Zip, &tail).unwrap_err()), "{script}");
+        assert!(broken(&unpack(Packing::Zip, &[&packed[..], &packed[..]].concat()).unwrap_err()), "{script}");
+    }
+}
+
+#[test]
+fn a_zip_archive_that_is_not_one_file_is_refused() {
+    let data = sample();
+    let refused = |script: &str| refusal(Packing::Zip, &tool(&data, script, "a.zip"));
+    assert_eq!(refused("zip -q -P secret a.zip disk"), (Rule::Encrypted, "general purpose bit flag".into()));
+    assert_eq!(refused("cp disk b; zip -q a.zip disk b"), (Rule::UnsupportedFormat, "members".into()));
+    assert_eq!(refused("mkdir d; zip -q -r a.zip d"), (Rule::NotADisk, "members".into()));
+    assert_eq!(refused("ln -s disk l; zip -q -y a.zip l").0, Rule::ExternalDataFile);
+    assert_eq!(refused("zip -q -Z bzip2 a.zip disk").1, "compression method");
+    let streamed = "python3 -c \"import zipfile,sys; z=zipfile.ZipFile(sys.stdout.buffer,'w',0); z.write('disk'); z.close()\" | cat > a.zip";
+    assert_eq!(refused(streamed).0, Rule::UnsupportedFormat);
+    let packed = tool(&data, "zip -q -0 a.zip disk", "a.zip");
+    let mut split = b"PK\x07\x08".to_vec();
+    split.extend(&packed);
+    assert_eq!(detect(&split), Some(Packing::Zip));
+    assert_eq!(refusal(Packing::Zip, &split), (Rule::UnsupportedFormat, "disk number".into()));
+}
+
+#[test]
+fn a_central_directory_that_says_something_else_is_refused() {
+    let packed = tool(&sample(), "zip -q -X a.zip disk", "a.zip");
+    let central = packed.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
+    let end = packed.windows(4).rposition(|w| w == b"PK\x05\x06").unwrap();
+    // Name, method, checksum, lengths, offset; entries, length and offset of the directory.
+    for place in [central + 46, central + 16, central + 20, central + 24, central + 42, end + 10, end + 12, end + 16] {
+        let mut changed = packed.clone();
+        changed[place] ^= 1;
+        assert_eq!(refusal(Packing::Zip, &changed), (Rule::TableOverlap, "central directory".into()), "{place}");
+    }
+    let mut parts = packed.clone();
+    parts[end + 4] = 1;
+    assert_eq!(refusal(Packing::Zip, &parts), (Rule::UnsupportedFormat, "disk number".into()));
+    for place in [14, 22, packed.len() / 2] {
+        let mut damaged = packed.clone();
+        damaged[place] ^= 1;
+        assert!(broken(&unpack(Packing::Zip, &damaged).unwrap_err()), "{place}");
     }
 }

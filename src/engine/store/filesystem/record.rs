@@ -14,7 +14,9 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{layout, tree};
-use crate::model::{ChunkDigest, ContainerFormat, ContentManifest, Digest, DiskFormat, OutputFormat, StoredImage};
+use crate::model::{
+    ChunkDigest, ContainerFormat, ContentManifest, Digest, DiskFormat, OutputFormat, Properties, StoredImage,
+};
 
 /// The version of the record. One with a higher version is refused.
 const VERSION: u32 = 1;
@@ -37,6 +39,8 @@ struct Record {
     source_digests: Vec<Digest>,
     source_format: DiskFormat,
     container_format: ContainerFormat,
+    #[serde(default, skip_serializing_if = "Properties::is_empty")]
+    properties: Properties,
     virtual_size: u64,
     content_digest: Digest,
     chunks: u64,
@@ -82,14 +86,23 @@ pub(super) fn read(directory: &OwnedFd) -> io::Result<StoredImage> {
         source_digests: record.source_digests,
         source_format: record.source_format,
         container_format: record.container_format,
+        properties: record.properties,
         manifest,
     })
 }
 
 impl Record {
     fn of(image: &StoredImage) -> Self {
-        let StoredImage { format, length, source_size, source_digests, source_format, container_format, manifest } =
-            image;
+        let StoredImage {
+            format,
+            length,
+            source_size,
+            source_digests,
+            source_format,
+            container_format,
+            properties,
+            manifest,
+        } = image;
         Self {
             version: VERSION,
             format: *format,
@@ -98,6 +111,7 @@ impl Record {
             source_digests: source_digests.clone(),
             source_format: *source_format,
             container_format: *container_format,
+            properties: properties.clone(),
             virtual_size: manifest.virtual_size,
             content_digest: manifest.root(),
             chunks: manifest.chunks.len() as u64,

@@ -1,0 +1,6 @@
+//! Disks in archives and compressions, made by the tools that people use, through import and inspection.
+
+mod hostile;
+mod kernels;
+mod package;
+mod truth;
