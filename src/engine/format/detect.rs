@@ -61,7 +61,8 @@ const SIGNATURES: &[(usize, &[u8], Found)] = &[
         },
     ),
     (0, b"KDMV", Found::Disk(DiskFormat::Vmdk)),
-    (0, b"COWD", Found::Disk(DiskFormat::Vmdk)),
+    (0, b"COWD", unsupported("vmdk COWD (vmfsSparse)")),
+    (0, b"\xbe\xba\xfe\xca\0\0\0\0", unsupported("vmdk seSparse")),
     (0, b"# Disk DescriptorFile", Found::Disk(DiskFormat::Vmdk)),
     (0, b"vhdxfile", Found::Disk(DiskFormat::Vhdx)),
     (0, b"conectix", Found::Disk(DiskFormat::Vhd)),
@@ -146,6 +147,8 @@ pub(super) enum Reader {
     Flat(DiskFormat),
     /// Through the tables of qcow2.
     Qcow2,
+    /// Through the tables or the markers of vmdk.
+    Vmdk,
 }
 
 /// How to read what was found, given what the user declared.
@@ -169,8 +172,8 @@ pub(super) fn settle(found: Found, declared: Option<DiskFormat>) -> Result<Reade
     match format {
         DiskFormat::Raw | DiskFormat::Iso => Ok(Reader::Flat(format)),
         DiskFormat::Qcow2 => Ok(Reader::Qcow2),
-        DiskFormat::Vmdk
-        | DiskFormat::Vhd
+        DiskFormat::Vmdk => Ok(Reader::Vmdk),
+        DiskFormat::Vhd
         | DiskFormat::Vhdx
         | DiskFormat::Vdi
         | DiskFormat::Ploop
@@ -228,7 +231,9 @@ mod tests {
         assert_eq!(rule(&padded(0, b"\xeb\x3c\x90"), Some(DiskFormat::Iso)), Err(Rule::FormatMismatch));
         assert_eq!(rule(&padded(0, b"QFI\xfb\0\0\0\x03"), Some(DiskFormat::Raw)), Err(Rule::FormatMismatch));
         assert_eq!(rule(&padded(0, b"KDMV"), Some(DiskFormat::Raw)), Err(Rule::FormatMismatch));
-        assert_eq!(rule(&padded(0, b"KDMV"), Some(DiskFormat::Vmdk)), Err(Rule::UnsupportedFormat));
+        assert_eq!(rule(&padded(0, b"KDMV"), Some(DiskFormat::Vmdk)), Ok(Reader::Vmdk));
+        assert_eq!(rule(&padded(0, b"COWD"), Some(DiskFormat::Vmdk)), Err(Rule::UnsupportedFormat));
+        assert_eq!(rule(&padded(0, b"\xbe\xba\xfe\xca\0\0\0\0"), None), Err(Rule::UnsupportedFormat));
         assert_eq!(rule(&padded(64, b"\x7f\x10\xda\xbe"), None), Err(Rule::UnsupportedFormat));
     }
 }

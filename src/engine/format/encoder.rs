@@ -4,7 +4,7 @@
 
 use crate::{
     error::{Error, Kind, Result},
-    format::{Encoder, qcow2::Qcow2Encoder, raw::RawEncoder},
+    format::{Encoder, qcow2::Qcow2Encoder, raw::RawEncoder, vmdk::VmdkEncoder},
     model::{Compression, DiskFormat, OutputFormat},
 };
 
@@ -20,9 +20,9 @@ pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
             Err(Error::new(Kind::InvalidInput, message))
         }
         (DiskFormat::Qcow2, _) => Ok(Box::new(Qcow2Encoder::new(output)?)),
+        (DiskFormat::Vmdk, _) => Ok(Box::new(VmdkEncoder::new(output)?)),
         (
             DiskFormat::Iso
-            | DiskFormat::Vmdk
             | DiskFormat::Vhd
             | DiskFormat::Vhdx
             | DiskFormat::Vdi
@@ -54,7 +54,7 @@ mod tests {
         for wrong in [0, 256, 65535, 4 << 20, u32::MAX] {
             assert_eq!(qcow2(wrong, Compression::Zlib).unwrap_err().kind(), Kind::InvalidInput, "{wrong}");
         }
-        for (disk_format, compression) in [(DiskFormat::Raw, Compression::Zlib), (DiskFormat::Vmdk, Compression::None)]
+        for (disk_format, compression) in [(DiskFormat::Raw, Compression::Zlib), (DiskFormat::Vmdk, Compression::Zstd)]
         {
             let output = OutputFormat { disk_format, compression, ..OutputFormat::RAW };
             assert!(encoder(output).is_err());

@@ -12,6 +12,16 @@ pub(super) fn be_u64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
 }
 
+/// The four bytes at `at` as a little-endian number; `None` past the end.
+pub(super) fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+}
+
+/// The eight bytes at `at` as a little-endian number; `None` past the end.
+pub(super) fn le_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
+}
+
 /// Bytes of a file as a person may read them in a message: at most 80 characters, nothing that moves a terminal's cursor.
 pub(super) fn printable(bytes: &[u8]) -> String {
     const LONGEST: usize = 80;
@@ -34,6 +44,9 @@ mod tests {
         assert_eq!(be_u32(&[], 7), None);
         assert_eq!(be_u64(&[0; 8], 0), Some(0));
         assert_eq!(be_u64(&[0; 8], usize::MAX), None);
+        assert_eq!(le_u32(&[2, 1, 0, 0], 0), Some(258));
+        assert_eq!(le_u32(&[2, 1, 0, 0], 1), None);
+        assert_eq!(le_u64(&[1, 0, 0, 0, 0, 0, 0, 1], 0), Some((1 << 56) + 1));
     }
 
     #[test]

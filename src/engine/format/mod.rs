@@ -21,6 +21,7 @@ mod inspect;
 mod open;
 mod qcow2;
 mod raw;
+mod vmdk;
 
 pub use encoder::encoder;
 pub use inspect::inspect;

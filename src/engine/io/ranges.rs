@@ -51,7 +51,6 @@ impl RangeSet {
     }
 
     /// How many ranges there are.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.by_start.len()
     }
