@@ -34,7 +34,6 @@ pub(super) enum Found {
 const PACKED: &str =
     "it is a compressed file or an archive, not a disk: unpack it first, or name the format of what is inside";
 const CONVERT: &str = "convert it with `qemu-img convert -O qcow2`";
-const LATER: &str = "this version reads raw, iso and qcow2; convert it with `qemu-img convert -O qcow2`";
 const PAGE: &str = "a text came where the image should be, often an error or login page: open the URL in a browser";
 const SHORT: &str = "a disk has at least one sector of 512 bytes: the source was cut off, or is something else";
 const EMPTY: &str = "the input has no bytes: check the URL or the file";
@@ -61,7 +60,8 @@ const SIGNATURES: &[(usize, &[u8], Found)] = &[
         },
     ),
     (0, b"KDMV", Found::Disk(DiskFormat::Vmdk)),
-    (0, b"COWD", Found::Disk(DiskFormat::Vmdk)),
+    (0, b"COWD", unsupported("vmdk COWD (vmfsSparse)")),
+    (0, b"\xbe\xba\xfe\xca\0\0\0\0", unsupported("vmdk seSparse")),
     (0, b"# Disk DescriptorFile", Found::Disk(DiskFormat::Vmdk)),
     (0, b"vhdxfile", Found::Disk(DiskFormat::Vhdx)),
     (0, b"conectix", Found::Disk(DiskFormat::Vhd)),
@@ -154,6 +154,8 @@ pub(super) enum Reader {
     Vhdx,
     /// Through the BAT of ploop.
     Ploop,
+    /// Through the tables or the markers of vmdk.
+    Vmdk,
 }
 
 /// How to read what was found, given what the user declared.
@@ -184,11 +186,11 @@ pub(super) fn settle(found: Found, declared: Option<DiskFormat>) -> Result<Reade
             Ok(Reader::Flat(format, declared))
         }
         DiskFormat::Qcow2 => Ok(Reader::Qcow2),
+        DiskFormat::Vmdk => Ok(Reader::Vmdk),
         DiskFormat::Vhd => Ok(Reader::Vhd),
         DiskFormat::Vhdx => Ok(Reader::Vhdx),
         DiskFormat::Vdi => Ok(Reader::Vdi),
         DiskFormat::Ploop => Ok(Reader::Ploop),
-        DiskFormat::Vmdk => Err(Violation::new(Rule::UnsupportedFormat, "diskFormat", format, LATER)),
     }
 }
 
@@ -242,7 +244,9 @@ mod tests {
         assert_eq!(rule(&padded(0, b"\xeb\x3c\x90"), Some(DiskFormat::Iso)), Err(Rule::FormatMismatch));
         assert_eq!(rule(&padded(0, b"QFI\xfb\0\0\0\x03"), Some(DiskFormat::Raw)), Err(Rule::FormatMismatch));
         assert_eq!(rule(&padded(0, b"KDMV"), Some(DiskFormat::Raw)), Err(Rule::FormatMismatch));
-        assert_eq!(rule(&padded(0, b"KDMV"), Some(DiskFormat::Vmdk)), Err(Rule::UnsupportedFormat));
+        assert_eq!(rule(&padded(0, b"KDMV"), Some(DiskFormat::Vmdk)), Ok(Reader::Vmdk));
+        assert_eq!(rule(&padded(0, b"COWD"), Some(DiskFormat::Vmdk)), Err(Rule::UnsupportedFormat));
+        assert_eq!(rule(&padded(0, b"\xbe\xba\xfe\xca\0\0\0\0"), None), Err(Rule::UnsupportedFormat));
         assert_eq!(rule(&padded(64, b"\x7f\x10\xda\xbe"), None), Ok(Reader::Vdi));
         assert_eq!(rule(&padded(0, b"conectix"), None), Ok(Reader::Vhd));
         assert_eq!(rule(&padded(0, b"conectix"), raw), Err(Rule::FormatMismatch));

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::{
         Encoder, ploop::PloopEncoder, qcow2::Qcow2Encoder, raw::RawEncoder, vdi::VdiEncoder, vhd::VhdEncoder,
-        vhdx::VhdxEncoder,
+        vhdx::VhdxEncoder, vmdk::VmdkEncoder,
     },
     model::{Compression, DiskFormat, OutputFormat},
 };
@@ -16,6 +16,9 @@ use crate::{
 /// # Errors
 /// `InvalidInput` if the format cannot be written, or not with this compression or cluster size.
 pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
+    if let (format @ (DiskFormat::Raw | DiskFormat::Qcow2), Some(subformat)) = (output.disk_format, output.subformat) {
+        return Err(Error::new(Kind::InvalidInput, format!("{format} has no subformat {subformat}: leave it out")));
+    }
     match (output.disk_format, output.compression) {
         (DiskFormat::Raw, Compression::None) => Ok(Box::new(RawEncoder)),
         (DiskFormat::Raw, compression) => {
@@ -23,12 +26,14 @@ pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
             Err(Error::new(Kind::InvalidInput, message))
         }
         (DiskFormat::Qcow2, _) => Ok(Box::new(Qcow2Encoder::new(output)?)),
+        (DiskFormat::Vmdk, _) => Ok(Box::new(VmdkEncoder::new(output)?)),
         (DiskFormat::Vhd, _) => Ok(Box::new(VhdEncoder::new(output)?)),
         (DiskFormat::Vhdx, _) => Ok(Box::new(VhdxEncoder::new(output)?)),
         (DiskFormat::Vdi, _) => Ok(Box::new(VdiEncoder::new(output)?)),
         (DiskFormat::Ploop, _) => Ok(Box::new(PloopEncoder::new(output)?)),
-        (DiskFormat::Iso | DiskFormat::Vmdk | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki, _) => {
-            let message = format!("{} cannot be written: use raw or qcow2", output.disk_format);
+        (DiskFormat::Iso | DiskFormat::Ami | DiskFormat::Ari | DiskFormat::Aki, _) => {
+            let message =
+                format!("{} cannot be written: use raw, qcow2, vmdk, vhd, vhdx, vdi or ploop", output.disk_format);
             Err(Error::new(Kind::InvalidInput, message))
         }
     }
@@ -37,6 +42,7 @@ pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Subformat;
 
     #[test]
     fn only_what_can_be_written_has_an_encoder() {
@@ -50,9 +56,13 @@ mod tests {
         for wrong in [0, 256, 65535, 4 << 20, u32::MAX] {
             assert_eq!(qcow2(wrong, Compression::Zlib).unwrap_err().kind(), Kind::InvalidInput, "{wrong}");
         }
-        for (disk_format, compression) in [(DiskFormat::Raw, Compression::Zlib), (DiskFormat::Vmdk, Compression::None)]
+        for (disk_format, compression) in [(DiskFormat::Raw, Compression::Zlib), (DiskFormat::Vmdk, Compression::Zstd)]
         {
             let output = OutputFormat { disk_format, compression, ..OutputFormat::RAW };
+            assert!(encoder(output).is_err());
+        }
+        for disk_format in [DiskFormat::Raw, DiskFormat::Qcow2] {
+            let output = OutputFormat { disk_format, subformat: Some(Subformat::Fixed), ..OutputFormat::RAW };
             assert!(encoder(output).is_err());
         }
     }

@@ -60,6 +60,9 @@ mod tests {
         assert_eq!(be_u16(&[0, 1, 2], 2), None);
         assert_eq!(le_u32(&[2, 1, 0, 0], 0), Some(258));
         assert_eq!(le_u64(&[2, 1, 0, 0, 0, 0, 0], 0), None);
+        assert_eq!(le_u32(&[2, 1, 0, 0], 0), Some(258));
+        assert_eq!(le_u32(&[2, 1, 0, 0], 1), None);
+        assert_eq!(le_u64(&[1, 0, 0, 0, 0, 0, 0, 1], 0), Some((1 << 56) + 1));
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod raw;
 mod vdi;
 mod vhd;
 mod vhdx;
+mod vmdk;
 
 pub use encoder::encoder;
 pub use inspect::inspect;

@@ -14,6 +14,7 @@ use crate::{
         vdi::VdiMap,
         vhd::VhdMap,
         vhdx::VhdxMap,
+        vmdk,
     },
     io::ReadAt,
     model::{DiskFormat, Limits, Violation},
@@ -71,7 +72,7 @@ pub(super) fn judge(
     input: &mut dyn ReadAt,
     head: &[u8],
     limits: &Limits,
-    _order: Order,
+    order: Order,
 ) -> Result<Judged> {
     match reader {
         Reader::Vhdx => Judged::of(VhdxMap::open(input, limits)),
@@ -84,6 +85,18 @@ pub(super) fn judge(
             Ok(header) => {
                 let virtual_size = Some(header.virtual_size());
                 let judged = Judged::of(Qcow2Map::with_header(input, header, limits))?;
+                Ok(Judged { virtual_size, ..judged })
+            }
+        },
+        Reader::Vmdk => match vmdk::Header::parse(head, input.length(), limits) {
+            Err(violations) => Ok(Judged { virtual_size: None, map: Err(violations) }),
+            Ok(header) => {
+                let virtual_size = Some(header.virtual_size());
+                let judged = if header.has_tables_at_end() && order == Order::Stream {
+                    Judged::of(vmdk::MarkerMap::open(input, header, limits))?
+                } else {
+                    Judged::of(vmdk::TableMap::open(input, header, limits))?
+                };
                 Ok(Judged { virtual_size, ..judged })
             }
         },

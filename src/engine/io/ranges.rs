@@ -51,8 +51,7 @@ impl RangeSet {
     }
 
     /// How many ranges there are.
-    #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.by_start.len()
     }
 
