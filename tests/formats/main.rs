@@ -10,4 +10,8 @@ mod hostile;
 mod matrix;
 mod mutated;
 mod qemu;
+#[path = "../engine/support.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod support;
+mod vmdk;
 mod written;

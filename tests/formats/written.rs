@@ -22,7 +22,7 @@ fn qcow2(compression: Compression, cluster_size: u32) -> OutputFormat {
 }
 
 /// The chunks of a sparse disk, whose data lies in `parts`: where, and the bytes.
-fn chunks(size: u64, parts: &[(u64, Bytes)]) -> Vec<Chunk> {
+pub fn chunks(size: u64, parts: &[(u64, Bytes)]) -> Vec<Chunk> {
     let touched = parts.iter().flat_map(|(at, bytes)| at / CHUNK_SIZE..(at + bytes.len() as u64).div_ceil(CHUNK_SIZE));
     let mut indices: Vec<u64> = touched.collect();
     indices.sort_unstable();
@@ -47,7 +47,7 @@ fn chunk(index: u64, size: u64, parts: &[(u64, Bytes)]) -> Chunk {
 }
 
 /// Encodes a disk; `write` gets every write in order. The file's length.
-fn encode(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk], mut write: impl FnMut(&Write)) -> u64 {
+pub fn encode(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk], mut write: impl FnMut(&Write)) -> u64 {
     let encoder = format::encoder(output).unwrap();
     let mut layout = encoder.layout(told.then_some(size)).unwrap();
     for chunk in chunks {
@@ -58,7 +58,7 @@ fn encode(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk], mut wri
     finish.length
 }
 
-fn encode_to_file(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk], path: &Path) {
+pub fn encode_to_file(output: OutputFormat, size: u64, told: bool, chunks: &[Chunk], path: &Path) {
     let file = File::create(path).unwrap();
     let length = encode(output, size, told, chunks, |w| file.write_all_at(&w.bytes, w.offset).unwrap());
     assert!(file.metadata().unwrap().len() <= length, "writes past the end");
