@@ -12,8 +12,12 @@ mod matrix;
 mod mutated;
 mod ploop;
 mod qemu;
+#[path = "../engine/support.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod support;
 mod vdi;
 mod vhd;
 mod vhdx;
 mod virtual_disks;
+mod vmdk;
 mod written;

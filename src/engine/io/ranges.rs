@@ -51,7 +51,7 @@ impl RangeSet {
     }
 
     /// How many ranges there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_start.len()
     }
 

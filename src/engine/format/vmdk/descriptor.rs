@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{SECTOR, header::Header};
 use crate::{
-    format::fields::printable,
+    format::{detect::HEAD_LENGTH, fields::printable},
     model::{Rule, Violation},
 };
 
@@ -58,17 +58,15 @@ struct Extent<'a> {
     rest: &'a [u8],
 }
 
-/// Judges the descriptor inside a file with this header. `bytes` is all of it, with the zeros behind the text.
+/// Judges the descriptor inside a file with this header. `bytes` is all of it, with what follows the text's
+/// end, a zero.
 ///
 /// # Errors
 /// The first violation.
 pub(super) fn check(bytes: &[u8], header: &Header) -> Result<(), Violation> {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    let (text, padding) = bytes.split_at_checked(end).unwrap_or((bytes, &[]));
-    if padding.iter().any(|byte| *byte != 0) {
-        let message = "something stands behind the end of the text: no writer does that";
-        return Err(Violation::new(Rule::InvalidField, "descriptor", format!("{end} bytes of text"), message));
-    }
+    // What stands behind it is left over from a longer text: QEMU writes shorter ones in place.
+    let text = bytes.get(..end).unwrap_or(bytes);
     let descriptor = Descriptor::parse(text)?;
     descriptor.check_content()?;
     descriptor.check_type(if header.is_packed() { "streamOptimized" } else { "monolithicSparse" })?;
@@ -79,8 +77,8 @@ pub(super) fn check(bytes: &[u8], header: &Header) -> Result<(), Violation> {
 /// Why a file that is a descriptor and nothing else is refused. `head` may be cut.
 pub(super) fn refuse_alone(head: &[u8]) -> Violation {
     let text = match head.iter().rposition(|byte| *byte == b'\n') {
-        Some(last) => head.get(..last).unwrap_or(head),
-        None => head,
+        Some(last) if head.len() >= HEAD_LENGTH => head.get(..last).unwrap_or(head),
+        _ => head,
     };
     let text = text.split(|byte| *byte == 0).next().unwrap_or(text);
     let descriptor = match Descriptor::parse(text) {
@@ -296,11 +294,11 @@ fn hexadecimal(value: &[u8]) -> Option<u32> {
 pub(super) fn write(kind: &str, capacity: u64) -> String {
     // How VMware lays out SCSI disks, by size in GiB.
     let (heads, sectors) = match capacity.saturating_mul(SECTOR) >> 30 {
-        0 => (64, 32),
+        0 => (64_u64, 32_u64),
         1 => (128, 32),
         _ => (255, 63),
     };
-    let cylinders = capacity.checked_div(heads * sectors).unwrap_or(0).clamp(1, 65535);
+    let cylinders = capacity.checked_div(heads.saturating_mul(sectors)).unwrap_or(0).clamp(1, 65535);
     // This content identifier is the one of a disk that no snapshot was taken of; two files of one disk are alike.
     format!(
         "# Disk DescriptorFile\nversion=1\nencoding=\"UTF-8\"\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"{kind}\"\n\n\

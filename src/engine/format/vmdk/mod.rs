@@ -18,8 +18,6 @@ mod occupied;
 mod sparse;
 mod stream;
 mod tables;
-#[cfg(test)]
-mod tests;
 
 pub(super) use encode::VmdkEncoder;
 pub(super) use header::Header;

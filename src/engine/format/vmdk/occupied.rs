@@ -48,7 +48,7 @@ impl Occupied {
         // Several stretches may lie in one unit, but no whole grain beside them.
         self.units.claim_range(self.unit(sectors.start), self.unit(last), Use::Packed)?;
         self.stretches.insert(sectors);
-        if self.stretches.len() > self.most_stretches { Err(Clash::TooMany) } else { Ok(()) }
+        if self.stretches.count() > self.most_stretches { Err(Clash::TooMany) } else { Ok(()) }
     }
 
     fn unit(&self, sector: u64) -> u64 {
@@ -81,7 +81,7 @@ mod tests {
         let mut occupied = Occupied::new(128, 128 << 10);
         let clash = (0..10_000).find_map(|n| occupied.claim(n * 2..n * 2 + 1).err());
         assert_eq!(clash, Some(Clash::TooMany));
-        assert!(occupied.stretches.len() <= 1025);
+        assert!(occupied.stretches.count() <= 1025);
         let mut in_order = Occupied::new(128, 128 << 10);
         (0..100_000).for_each(|n| in_order.claim(n * 3..n * 3 + 3).unwrap());
     }

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     MARKER_END, MARKER_FOOTER, MARKER_LENGTH, SECTOR, TABLE_ENTRIES, TABLE_LENGTH, TABLE_SECTORS, descriptor,
     grain::Grain,
@@ -16,6 +18,7 @@ use crate::{
     format::{
         DiskMap, Mapping, Place,
         claims::Clash,
+        detect::HEAD_LENGTH,
         fields::{le_u32, le_u64},
     },
     io::ReadAt,
@@ -31,6 +34,8 @@ const TRAILER: u64 = 3;
 #[derive(Debug)]
 pub(in crate::format) struct TableMap {
     header: Header,
+    /// The file's first bytes, which were read before: a stream does not keep them until their tables are wanted.
+    head: Bytes,
     /// Sector of each grain table; 0 where there is none.
     directory: Vec<u32>,
     occupied: Occupied,
@@ -94,7 +99,8 @@ impl TableMap {
         check_descriptor(input, &header)?;
         let memory = limits.max_table_memory.saturating_sub(header.tables().saturating_mul(4));
         let occupied = Occupied::new(header.fields.grain_size, memory);
-        let mut map = Self { header, directory: Vec::new(), occupied, table: None, furthest: (0, 0) };
+        let head = input.read_up_to(0, HEAD_LENGTH)?;
+        let mut map = Self { header, head, directory: Vec::new(), occupied, table: None, furthest: (0, 0) };
         map.claim("header", 0, 1)?;
         map.claim("descriptorOffset", map.header.fields.descriptor_offset, map.header.fields.descriptor_size)?;
         let fields = &map.header.fields;
@@ -193,7 +199,7 @@ impl TableMap {
     fn load(&mut self, input: &mut dyn ReadAt, index: usize, sector: u32) -> Result<()> {
         let mut entries = self.table.take().map(|table| table.entries).unwrap_or_default();
         entries.clear();
-        let bytes = read_exact(input, "grain table", u64::from(sector).saturating_mul(SECTOR), TABLE_LENGTH)?;
+        let bytes = self.read_table(input, u64::from(sector).saturating_mul(SECTOR))?;
         // Most tables of a sparse disk are this one.
         if bytes.iter().any(|byte| *byte != 0) {
             let first = TABLE_ENTRIES.saturating_mul(index as u64);
@@ -204,6 +210,14 @@ impl TableMap {
         }
         self.table = Some(Table { index, entries });
         Ok(())
+    }
+
+    fn read_table(&self, input: &mut dyn ReadAt, offset: u64) -> Result<Bytes> {
+        let range = usize::try_from(offset).ok().zip(usize::try_from(offset.saturating_add(TABLE_LENGTH)).ok());
+        match range.filter(|(_, end)| *end <= self.head.len()) {
+            Some((start, end)) => Ok(self.head.slice(start..end)),
+            None => read_exact(input, "grain table", offset, TABLE_LENGTH),
+        }
     }
 
     /// Checks and claims what a table says of the grains from number `first` on.
@@ -334,8 +348,8 @@ impl DiskMap for TableMap {
     }
 
     fn may_read_twice(&self) -> bool {
-        // Markers are read before their grains, and grains up to the next one.
-        self.header.is_packed()
+        // Markers are read before their grains; and the first bytes, where grains may begin, before anything else.
+        self.header.is_packed() || self.header.fields.overhead.saturating_mul(SECTOR) < HEAD_LENGTH as u64
     }
 
     fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
