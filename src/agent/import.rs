@@ -57,7 +57,7 @@ pub async fn prepare(
         source: Arc::new(HttpSource::new(HttpConfig { accept_unframed, ..config })?),
         disk_format: order.disk_format.disk_format(),
         container_format: order.container_format,
-        container_disk: None,
+        container_disk: order.container_disk.clone(),
         checksums,
         key: key(spec)?,
         attempt: token(spec.attempt)?,
@@ -211,6 +211,7 @@ pub fn result(imported: Imported) -> Result<ImportResult> {
     Ok(ImportResult {
         disk_format: imported.disk_format,
         container_format: imported.container_format,
+        properties: imported.properties,
         virtual_size: signed(imported.virtual_size),
         size: signed(imported.received.length),
         digests: imported.received.digests.iter().map(ToString::to_string).collect(),

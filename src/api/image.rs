@@ -20,7 +20,7 @@ use super::{
 
 /// A virtual machine image: a source of bytes, and the stores that shall keep them once they are verified.
 ///
-/// Its content is a sequence of immutable, numbered revisions. Changing `source`, `diskFormat`, `containerFormat` or `convertTo` starts
+/// Its content is a sequence of immutable, numbered revisions. Changing `source`, `diskFormat`, `containerFormat`, `containerDisk` or `convertTo` starts
 /// the next one, and the current one goes on serving until the new one is verified. Everything else changes in place.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -66,8 +66,12 @@ pub struct ImageSpec {
     pub disk_format: DeclaredFormat,
     /// What the disk is wrapped in. Absent takes what is found; anything else must be what is found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::declared_container_format")]
+    #[schemars(schema_with = "schema::container_format")]
     pub container_format: Option<ContainerFormat>,
+    /// Which disk of a container with several is meant: its file's name there. Absent takes the one that the machine boots from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub container_disk: Option<String>,
     /// How the image is stored. Absent leaves it to each store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub convert_to: Option<Conversion>,
@@ -238,6 +242,10 @@ pub struct ImageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::container_format")]
     pub container_format: Option<ContainerFormat>,
+    /// What the container says of the machine that the disk is for: firmware, operating system, hardware.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::properties")]
+    pub properties: BTreeMap<String, String>,
     /// Size of the guest's disk, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_size: Option<i64>,
@@ -313,6 +321,10 @@ pub struct Revision {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::container_format")]
     pub container_format: Option<ContainerFormat>,
+    /// What the container says of the machine that the disk is for: firmware, operating system, hardware.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::properties")]
+    pub properties: BTreeMap<String, String>,
     /// Size of the guest's disk, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_size: Option<i64>,

@@ -22,15 +22,10 @@ pub fn disk_format(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": names })
 }
 
-/// Any container format, as found.
+/// Any container format.
 pub fn container_format(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<_> = ContainerFormat::ALL.iter().map(|format| format.name()).collect();
     json_schema!({ "type": "string", "enum": names })
-}
-
-/// The container formats that imports take.
-pub fn declared_container_format(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": [ContainerFormat::Bare.name(), ContainerFormat::Compressed.name()] })
 }
 
 /// Compression of clusters.

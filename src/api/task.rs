@@ -28,6 +28,8 @@
     reason = "the lint takes the columns of `kubectl get` for one attribute said twice"
 )]
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -143,10 +145,14 @@ pub struct ImportOrder {
     /// What must be found.
     #[serde(default)]
     pub disk_format: DeclaredFormat,
-    /// What must be found; absent takes either.
+    /// What must be found; absent takes any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::declared_container_format")]
+    #[schemars(schema_with = "schema::container_format")]
     pub container_format: Option<ContainerFormat>,
+    /// Which disk of a container with several is meant; absent takes the one that the machine boots from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub container_disk: Option<String>,
     /// Into which stores, all of them: the task fails if one does.
     #[schemars(length(min = 1, max = 16))]
     pub stores: Vec<StoreTarget>,
@@ -291,6 +297,10 @@ pub struct ImportResult {
     /// What it was wrapped in.
     #[schemars(schema_with = "schema::container_format")]
     pub container_format: ContainerFormat,
+    /// What the container says of the machine that the disk is for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::properties")]
+    pub properties: BTreeMap<String, String>,
     /// Size of the guest's disk, in bytes.
     #[schemars(range(min = 0))]
     pub virtual_size: i64,

@@ -73,12 +73,15 @@ pub fn spec_hash(spec: &ImageSpec) -> String {
         #[serde(skip_serializing_if = "Option::is_none")]
         container_format: Option<ContainerFormat>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        container_disk: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         convert_to: Option<&'a Conversion>,
     }
     let identity = Identity {
         source: &spec.source,
         disk_format: spec.disk_format,
         container_format: spec.container_format,
+        container_disk: spec.container_disk.as_deref(),
         convert_to: spec.convert_to.as_ref(),
     };
     let text = serde_json::to_vec(&identity).unwrap_or_default();

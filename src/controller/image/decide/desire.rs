@@ -1,5 +1,7 @@
 //! Which revision spec asks for, and which are no longer asked for.
 
+use std::collections::BTreeMap;
+
 use super::Draft;
 use crate::{
     api::{Location, Revision, RevisionPhase, condition::events},
@@ -53,6 +55,7 @@ impl Draft<'_> {
             tried: Vec::new(),
             disk_format: None,
             container_format: None,
+            properties: BTreeMap::new(),
             virtual_size: None,
             size: None,
             digests: Vec::new(),

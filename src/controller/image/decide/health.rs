@@ -98,6 +98,7 @@ impl Draft<'_> {
         let status = &mut self.status;
         status.disk_format = current.as_ref().and_then(|r| r.disk_format);
         status.container_format = current.as_ref().and_then(|r| r.container_format);
+        status.properties = current.as_ref().map(|r| r.properties.clone()).unwrap_or_default();
         status.virtual_size = current.as_ref().and_then(|r| r.virtual_size);
         status.size = current.as_ref().and_then(|r| r.size);
         status.digests = current.as_ref().map(|r| r.digests.clone()).unwrap_or_default();

@@ -84,6 +84,7 @@ pub fn import_task(
         checksum_url: http.checksum_url.clone(),
         disk_format: image.spec.disk_format,
         container_format: image.spec.container_format,
+        container_disk: image.spec.container_disk.clone(),
         stores: stores
             .iter()
             .map(|store| StoreTarget {

@@ -137,10 +137,19 @@ impl Draft<'_> {
 }
 
 fn record(revision: &mut Revision, result: ImportResult, locations: Vec<Location>) {
-    let ImportResult { disk_format, container_format, virtual_size, size, digests, content_digest, locations: _ } =
-        result;
+    let ImportResult {
+        disk_format,
+        container_format,
+        properties,
+        virtual_size,
+        size,
+        digests,
+        content_digest,
+        locations: _,
+    } = result;
     revision.disk_format = Some(disk_format);
     revision.container_format = Some(container_format);
+    revision.properties = properties;
     revision.virtual_size = Some(virtual_size);
     revision.size = Some(size);
     revision.digests = digests;

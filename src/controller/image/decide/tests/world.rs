@@ -273,6 +273,7 @@ impl World {
             status.result = spec.import.as_ref().map(|order| ImportResult {
                 disk_format: DiskFormat::Qcow2,
                 container_format: ContainerFormat::Bare,
+                properties: BTreeMap::new(),
                 virtual_size: 10 << 30,
                 size: 600 << 20,
                 digests: vec![SHA256.into()],
