@@ -9,6 +9,7 @@
 )]
 
 mod failures;
+mod footers;
 mod hostile;
 mod inspect;
 mod layouts;

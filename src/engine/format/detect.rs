@@ -34,7 +34,7 @@ pub(super) enum Found {
 const PACKED: &str =
     "it is a compressed file or an archive, not a disk: unpack it first, or name the format of what is inside";
 const CONVERT: &str = "convert it with `qemu-img convert -O qcow2`";
-const LATER: &str = "this version reads raw, iso and qcow2; convert it with `qemu-img convert -O qcow2`";
+const LATER: &str = "this version does not read it: convert it with `qemu-img convert -O qcow2`";
 const PAGE: &str = "a text came where the image should be, often an error or login page: open the URL in a browser";
 const SHORT: &str = "a disk has at least one sector of 512 bytes: the source was cut off, or is something else";
 const EMPTY: &str = "the input has no bytes: check the URL or the file";

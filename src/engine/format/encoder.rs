@@ -41,6 +41,7 @@ pub fn encoder(output: OutputFormat) -> Result<Box<dyn Encoder>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Subformat;
 
     #[test]
     fn only_what_can_be_written_has_an_encoder() {
@@ -58,6 +59,19 @@ mod tests {
         {
             let output = OutputFormat { disk_format, compression, ..OutputFormat::RAW };
             assert!(encoder(output).is_err());
+        }
+        for (disk_format, good, wrong) in [
+            (DiskFormat::Vhd, [Subformat::Dynamic, Subformat::Fixed], Subformat::Static),
+            (DiskFormat::Vdi, [Subformat::Dynamic, Subformat::Static], Subformat::Fixed),
+        ] {
+            let output = |subformat, compression| OutputFormat { disk_format, subformat, compression, cluster_size: 0 };
+            for subformat in good.map(Some).into_iter().chain([None]) {
+                let output = output(subformat, Compression::None);
+                assert_eq!(encoder(output).unwrap().output(), output);
+            }
+            for output in [output(Some(wrong), Compression::None), output(None, Compression::Zstd)] {
+                assert_eq!(encoder(output).map(|_| ()).unwrap_err().kind(), Kind::InvalidInput);
+            }
         }
     }
 }
