@@ -11,6 +11,7 @@
 mod again;
 mod containers;
 mod failures;
+mod footers;
 mod hostile;
 mod inspect;
 mod layouts;

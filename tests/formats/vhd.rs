@@ -146,7 +146,7 @@ fn the_size_is_the_one_that_qemu_takes() {
                 footers(&mut image, |footer| {
                     footer[28..32].copy_from_slice(creator);
                     put64(footer, 48, size);
-                    put(footer, 56, cylinders << 16 | heads << 8 | sectors);
+                    put(footer, 56, (cylinders << 16) | (heads << 8) | sectors);
                 });
                 fs::write(&path, &image).unwrap();
                 let expected = qemu.virtual_size("vpc", &path);
@@ -172,7 +172,7 @@ fn a_fixed_disk_that_goes_by_its_geometry_is_cut_to_whole_cylinders() {
     let mut image = sample("vpc", "subformat=fixed,force_size=on");
     last(&mut image, |footer| {
         footer[28..32].copy_from_slice(b"vpc ");
-        put(footer, 56, 150 << 16 | 4 << 8 | 17);
+        put(footer, 56, u32::from_be_bytes([0, 150, 4, 17]));
     });
     fs::write(&path, &image).unwrap();
     qemu.img(&["convert", "-f", "vpc", "-O", "raw", path.to_str().unwrap(), raw.to_str().unwrap()]);
@@ -316,7 +316,7 @@ fn raw_and_fixed_are_told_apart_by_the_footer() {
     assert_eq!(rule(&broken, as_vhd).as_deref(), Some("invalid-field"));
     assert_eq!(rule(&broken, None).as_deref(), Some("invalid-field"));
     for cut in [1, 100, 511] {
-        assert_eq!(rule(&fixed[..fixed.len() - cut], as_vhd).is_some(), true, "{cut}");
+        assert!(rule(&fixed[..fixed.len() - cut], as_vhd).is_some(), "{cut}");
     }
 }
 

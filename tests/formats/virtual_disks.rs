@@ -120,6 +120,17 @@ fn refusal(error: &Error) -> Refusal {
     (violation.rule.to_string(), violation.field.clone(), violation.value.clone())
 }
 
+/// What an import does with a format, without moving data.
+fn import(input: &mut Memory, declared: Option<DiskFormat>, limits: &Limits) -> Result<(), Error> {
+    let mut map = format::open(input, declared, limits, Order::Stream)?;
+    let mut at = 0;
+    while map.virtual_size().is_none_or(|size| at < size) {
+        at += map.resolve(input, at, u64::MAX)?.length;
+    }
+    map.finish(input)?;
+    map.check_length(input.bytes.len() as u64)
+}
+
 /// How import and inspection refuse the image, and that they agree; `None` if they take it.
 pub fn refused(image: &[u8], declared: Option<DiskFormat>, limits: &Limits) -> Option<Refusal> {
     let bytes = Bytes::copy_from_slice(image);
@@ -127,24 +138,7 @@ pub fn refused(image: &[u8], declared: Option<DiskFormat>, limits: &Limits) -> O
     let inspected = inspection.reasons.first().map(|v| (v.rule.to_string(), v.field.clone(), v.value.clone()));
     for streamed in [false, true] {
         let mut input = Memory { bytes: bytes.clone(), streamed };
-        let opened = format::open(&mut input, declared, limits, Order::Stream);
-        let imported = match opened {
-            Err(error) => Some(refusal(&error)),
-            // What was declared is judged when it is opened, except where the end is awaited.
-            Ok(mut map) if map.virtual_size().is_none() => {
-                let mut at = 0;
-                loop {
-                    match map.resolve(&mut input, at, u64::MAX) {
-                        Err(error) => break Some(refusal(&error)),
-                        Ok(mapping) => at += mapping.length,
-                    }
-                    if map.virtual_size().is_some_and(|size| at >= size) {
-                        break None;
-                    }
-                }
-            }
-            Ok(_) => walk(&mut input, u64::MAX, limits, |_, _| {}).err().map(|error| refusal(&error)),
-        };
+        let imported = import(&mut input, declared, limits).err().map(|error| refusal(&error));
         let rule = |found: &Option<Refusal>| found.as_ref().map(|(rule, ..)| rule.clone());
         assert_eq!(rule(&imported), rule(&inspected), "streamed: {streamed}; {imported:?} and {inspected:?}");
     }

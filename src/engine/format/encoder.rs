@@ -65,5 +65,18 @@ mod tests {
             let output = OutputFormat { disk_format, subformat: Some(Subformat::Fixed), ..OutputFormat::RAW };
             assert!(encoder(output).is_err());
         }
+        for (disk_format, good, wrong) in [
+            (DiskFormat::Vhd, [Subformat::Dynamic, Subformat::Fixed], Subformat::Static),
+            (DiskFormat::Vdi, [Subformat::Dynamic, Subformat::Static], Subformat::Fixed),
+        ] {
+            let output = |subformat, compression| OutputFormat { disk_format, subformat, compression, cluster_size: 0 };
+            for subformat in good.map(Some).into_iter().chain([None]) {
+                let output = output(subformat, Compression::None);
+                assert_eq!(encoder(output).unwrap().output(), output);
+            }
+            for output in [output(Some(wrong), Compression::None), output(None, Compression::Zstd)] {
+                assert_eq!(encoder(output).map(|_| ()).unwrap_err().kind(), Kind::InvalidInput);
+            }
+        }
     }
 }

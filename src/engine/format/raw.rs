@@ -121,17 +121,15 @@ impl DiskMap for RawMap {
     }
 
     fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
-        let size = match self.size {
-            Some(size) => Some(size),
-            None => {
-                // One byte past the limit may be asked for; that it exists is for the caller to find, or for the next call.
-                let left = self.longest.saturating_add(1).saturating_sub(guest);
-                if left == 0 {
-                    self.check_size(guest)?;
-                }
-                self.look_for_end(input, guest, most.min(left).min(MOST))?
+        let mut size = self.size;
+        if size.is_none() {
+            // One byte past the limit may be asked for; that it exists is for the caller to find, or for the next call.
+            let left = self.longest.saturating_add(1).saturating_sub(guest);
+            if left == 0 {
+                self.check_size(guest)?;
             }
-        };
+            size = self.look_for_end(input, guest, most.min(left).min(MOST))?;
+        }
         let end = size.unwrap_or_else(|| guest.saturating_add(MOST).min(self.longest.saturating_add(1)));
         let length = most.min(end.saturating_sub(guest));
         if length == 0 {

@@ -489,6 +489,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_asked_about_can_still_be_read_once() {
+        let data = bytes(6 << 20);
+        let mut window = window(&data, 1000, 1 << 20, Keep::Unread, None);
+        window.length = None;
+        assert_eq!(window.available(0, 3 << 20).unwrap(), 3 << 20);
+        assert_eq!(&window.read_up_to(0, 3 << 20).unwrap()[..], &data[..3 << 20]);
+        assert_eq!(window.available(3 << 20, 4 << 20).unwrap(), 3 << 20, "the end is nearer");
+        assert_eq!(window.available(7 << 20, 10).unwrap(), 0);
+        assert_eq!(&window.read_up_to(3 << 20, 3 << 20).unwrap()[..], &data[3 << 20..]);
+        assert_eq!(window.spilled(), 0);
+    }
+
+    #[test]
+    fn reading_ahead_never_goes_through_the_stream() {
+        let data = bytes(6 << 20);
+        let far = (6 << 20) - 512;
+        let mut ranged = window(&data, 100_000, 1 << 20, Keep::Unread, Some(fetcher(&data)));
+        assert_eq!(&ranged.tables().read_ahead(far, 512).unwrap().unwrap()[..], &data[data.len() - 512..]);
+        let cannot: Fetch = Box::new(|_, _| Ok(None));
+        let mut claimed = window(&data, 100_000, 1 << 20, Keep::Unread, Some(cannot));
+        let mut plain = window(&data, 100_000, 1 << 20, Keep::Unread, None);
+        for window in [&mut claimed, &mut plain] {
+            assert_eq!(window.tables().read_ahead(far, 512).unwrap(), None);
+        }
+        for window in [ranged, claimed, plain] {
+            assert_eq!((window.spilled(), window.held.end), (0, 0), "the stream must not move");
+        }
+    }
+
+    #[test]
     fn far_tables_are_fetched_and_compared() {
         let data = bytes(6 << 20);
         let far = (5 << 20) as u64;

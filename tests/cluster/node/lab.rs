@@ -259,6 +259,7 @@ impl Order {
             checksum_url: None,
             disk_format: vitrine::api::DeclaredFormat::Auto,
             container_format: None,
+            container_disk: None,
             stores: vec![StoreTarget {
                 name: "s".to_owned(),
                 output: RAW,

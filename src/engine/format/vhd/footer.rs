@@ -22,7 +22,7 @@ const CHECKSUM: usize = 64;
 const BY_GEOMETRY: [&[u8; 4]; 2] = [b"vpc ", b"qemu"];
 
 /// The fields by name and offset; each goes as far as the next.
-const FIELDS: [(usize, &str); 18] = [
+const FIELDS: [(usize, &str); 17] = [
     (0, "cookie"),
     (8, "features"),
     (12, "file_format_version"),
@@ -39,8 +39,7 @@ const FIELDS: [(usize, &str); 18] = [
     (68, "unique_id"),
     (84, "saved_state"),
     (85, "reserved"),
-    (511, "reserved"),
-    (512, "reserved"),
+    (512, "end"),
 ];
 
 /// What the last bytes of a file look like.
@@ -60,11 +59,10 @@ impl Tail {
         if old_footer(tail).is_some() {
             return Self::Footer;
         }
-        match tail.starts_with(&FOOTER_COOKIE) {
-            true if be_u32(tail, CHECKSUM) == Some(checksum(tail, CHECKSUM)) => Self::Footer,
-            true => Self::Broken,
-            false => Self::Other,
+        if !tail.starts_with(&FOOTER_COOKIE) {
+            return Self::Other;
         }
+        if be_u32(tail, CHECKSUM) == Some(checksum(tail, CHECKSUM)) { Self::Footer } else { Self::Broken }
     }
 }
 
@@ -198,9 +196,13 @@ impl Kind {
     }
 }
 
-/// The first field in which two footers differ, and what it is in the second.
+/// The first field in which two footers differ, and what it is in the second. The checksum only if it is the one field that does.
 pub(super) fn difference(copy: &[u8], footer: &[u8]) -> Option<(&'static str, String)> {
-    let at = copy.iter().zip(footer).position(|(copy, footer)| copy != footer)?;
+    let differs = |at: &usize| copy.get(*at) != footer.get(*at);
+    let at = (0..CHECKSUM)
+        .chain(CHECKSUM.saturating_add(4)..512)
+        .chain(CHECKSUM..CHECKSUM.saturating_add(4))
+        .find(differs)?;
     let next = FIELDS.iter().position(|(offset, _)| *offset > at)?;
     let (end, _) = FIELDS.get(next)?;
     let (start, name) = FIELDS.get(next.checked_sub(1)?)?;
