@@ -52,7 +52,7 @@ impl RangeSet {
 
     /// How many ranges there are.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_start.len()
     }
 

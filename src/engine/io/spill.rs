@@ -74,7 +74,7 @@ impl Spill {
     /// How many stretches are kept that do not touch.
     #[cfg(test)]
     pub fn stretches(&self) -> usize {
-        self.held.len()
+        self.held.count()
     }
 
     fn file(&mut self) -> Result<&File> {

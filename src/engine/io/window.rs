@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_small_part_does_not_keep_its_piece() {
-        struct Counted(Vec<u8>, Arc<()>);
+        struct Counted(Vec<u8>, #[expect(dead_code, reason = "counts who is alive")] Arc<()>);
         impl AsRef<[u8]> for Counted {
             fn as_ref(&self) -> &[u8] {
                 &self.0
