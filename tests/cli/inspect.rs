@@ -174,3 +174,20 @@ fn bombs_are_refused_as_by_an_import() {
         assert!(ran.stderr.contains("bomb"), "{}", ran.stderr);
     }
 }
+
+#[test]
+fn a_disk_of_a_package_can_be_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut disk = vec![0_u8; 1 << 20];
+    disk[510..512].copy_from_slice(b"\x55\xaa");
+    std::fs::write(folder.path().join("a.raw"), &disk).unwrap();
+    std::fs::write(folder.path().join("b.raw"), &disk[..1 << 19]).unwrap();
+    let tar = ["--create", "--file", "disks.tar", "a.raw", "b.raw"];
+    assert!(std::process::Command::new("tar").current_dir(folder.path()).args(tar).status().unwrap().success());
+    let archive = folder.path().join("disks.tar");
+    let archive = archive.to_str().unwrap();
+    let ran = run(["inspect", archive, "--container-disk", "b.raw", "-o", "json"]);
+    let found = ran.json();
+    assert_eq!((&found["virtualSize"], &found["verdict"]), (&(1 << 19).into(), &"accepted".into()), "{found}");
+    assert_eq!(inspect(archive).1["reasons"][0]["field"], "members");
+}

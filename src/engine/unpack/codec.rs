@@ -5,7 +5,7 @@ use flate2::{Decompress as GzDecoder, FlushDecompress};
 use liblzma::stream::{Action, MtStreamBuilder, Status as XzStatus, Stream as XzDecoder};
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
-use super::{Packing, UnpackLimits, lz4::Lz4, zip::Zip};
+use super::{Packing, UnpackLimits, lz4::Lz4, xz, zip::Zip};
 use crate::model::Violation;
 
 /// What one call of `decode` did.
@@ -43,10 +43,11 @@ pub(super) trait Codec: Send {
     fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, last: bool) -> Result<Step, Fault>;
 }
 
-/// A decoder for one member of `packing`.
-pub(super) fn new(packing: Packing, limits: &UnpackLimits) -> Result<Box<dyn Codec>, String> {
+/// A decoder for one member of `packing`, which begins with `head`, or as much of it as has come.
+pub(super) fn new(packing: Packing, head: &[u8], limits: &UnpackLimits) -> Result<Box<dyn Codec>, String> {
     Ok(match packing {
         Packing::Gzip => Box::new(Gzip(GzDecoder::new_gzip(GZIP_WINDOW_BITS))),
+        Packing::Xz if xz::fits(head, limits) => Box::new(xz::Blocks::new(limits)),
         Packing::Xz => Box::new(new_xz(limits)?),
         Packing::Zstd => Box::new(new_zstd(limits)?),
         Packing::Bzip2 => Box::new(Bzip2(BzDecoder::new(false))),

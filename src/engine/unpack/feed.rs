@@ -81,7 +81,7 @@ impl Unpacker {
                 return Err(self.broken("something stands behind its end"));
             }
             if !self.input.is_empty() {
-                self.codec = Some(codec::new(self.packing, &self.limits).map_err(|e| self.broken(&e))?);
+                self.codec = Some(codec::new(self.packing, &self.input, &self.limits).map_err(|e| self.broken(&e))?);
                 return Ok(true);
             }
         }

@@ -9,6 +9,7 @@ mod detect;
 mod feed;
 mod lz4;
 pub mod tar;
+mod xz;
 mod zip;
 
 use std::{fmt, num::NonZero, thread};
@@ -59,7 +60,7 @@ impl fmt::Display for Packing {
 pub struct UnpackLimits {
     /// Memory for the decoder, in bytes. A stream that needs more is refused.
     pub memory: u64,
-    /// Memory up to which blocks of an xz stream are unpacked side by side, in bytes.
+    /// Memory up to which the library unpacks blocks of an xz stream side by side, in bytes; 0 for one after the other in any case.
     pub parallel_memory: u64,
     /// Threads for an xz stream made of blocks.
     pub threads: u32,
@@ -73,11 +74,11 @@ impl UnpackLimits {
     /// windows of 128 MiB, which do not, so whoever wants those raises the limit.
     const MEMORY: u64 = 66 << 20;
 
-    /// Blocks up to 12 MiB (`xz -T -3`) two at a time. A block as `xz -6` makes it takes 24 MiB of output, its input and a dictionary of
-    /// 8 MiB: two of them would not leave the rest of an import enough of 128 MiB, so they are unpacked one after the other.
+    /// For blocks too small or too costly for threads of ours. The library holds all that comes out of a block until its turn has come:
+    /// two of 12 MiB leave the rest of an import enough of 128 MiB.
     const PARALLEL_MEMORY: u64 = 40 << 20;
 
-    /// More threads than this are not fed by one stream within `PARALLEL_MEMORY`.
+    /// More threads than this are not fed by one stream within the memory.
     const MAX_THREADS: u32 = 8;
 
     /// Defaults, with the output bounded by the largest disk that `limits` lets in and the tables that may come with it:

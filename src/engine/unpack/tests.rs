@@ -347,7 +347,7 @@ fn a_central_directory_that_says_something_else_is_refused() {
     for place in [central + 46, central + 16, central + 20, central + 24, central + 42, end + 10, end + 12, end + 16] {
         let mut changed = packed.clone();
         changed[place] ^= 1;
-        assert_eq!(refusal(Packing::Zip, &changed), (Rule::TableOverlap, "central directory".into()), "{place}");
+        assert_eq!(refusal(Packing::Zip, &changed), (Rule::InvalidField, "central directory".into()), "{place}");
     }
     let mut parts = packed.clone();
     parts[end + 4] = 1;
@@ -357,4 +357,79 @@ fn a_central_directory_that_says_something_else_is_refused() {
         damaged[place] ^= 1;
         assert!(broken(&unpack(Packing::Zip, &damaged).unwrap_err()), "{place}");
     }
+}
+
+/// A tool's xz file with blocks of 1 MiB, and what is in it.
+fn blocks() -> (Vec<u8>, Vec<u8>) {
+    let data = [sample(), sample(), sample(), sample()].concat();
+    let packed = tool(&data, "xz -T2 -0 --block-size=1MiB -k disk", "disk.xz");
+    assert!(xz::fits(&packed, &UnpackLimits { threads: 2, ..limits() }), "it is not what the test is for");
+    (data, packed)
+}
+
+#[test]
+fn blocks_that_tell_their_lengths_are_decoded_side_by_side() {
+    let (data, packed) = blocks();
+    let wide = UnpackLimits { threads: 4, ..limits() };
+    for piece in [1, 777, packed.len()] {
+        assert!(unpack_with(Packing::Xz, &packed, piece, wide).unwrap() == data, "{piece}");
+    }
+    let twice = [&packed[..], &[0; 4], &packed[..]].concat();
+    assert!(unpack_with(Packing::Xz, &twice, 4096, wide).unwrap() == data.repeat(2));
+    for check in ["none", "crc32", "crc64", "sha256"] {
+        let packed = tool(&data, &format!("xz -T2 -0 --block-size=1MiB --check={check} -k disk"), "disk.xz");
+        assert!(unpack_with(Packing::Xz, &packed, 4096, wide).unwrap() == data, "{check}");
+    }
+    // The second block is left to be decoded alone: it has no room beside the first.
+    let noise: Vec<u8> = {
+        let mut state = 1_u64;
+        (0..30 << 20)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect()
+    };
+    let mixed = [vec![0; 24 << 20], noise].concat();
+    let packed = tool(&mixed, "xz -T2 -0 --block-size=24MiB -k disk", "disk.xz");
+    assert!(xz::fits(&packed, &wide));
+    assert!(unpack_with(Packing::Xz, &packed, 1 << 18, wide).unwrap() == mixed);
+}
+
+#[test]
+fn damage_in_blocks_side_by_side_is_noticed() {
+    let (data, packed) = blocks();
+    let wide = UnpackLimits { threads: 4, ..limits() };
+    let index = packed.len()
+        - 12
+        - 4 * (1 + usize::try_from(u32::from_le_bytes(packed[packed.len() - 8..][..4].try_into().unwrap())).unwrap());
+    // In a block, its check (the last bytes before the index), every byte of the index and the footer.
+    let places = [30, 1000, packed.len() / 2, index - 1, index - 8].into_iter().chain(index..packed.len());
+    for place in places {
+        let mut damaged = packed.clone();
+        damaged[place] ^= 4;
+        assert!(broken(&unpack_with(Packing::Xz, &damaged, 4096, wide).expect_err(&format!("{place}"))), "{place}");
+    }
+    for cut in [13, 40, 1000, packed.len() / 2, index, index + 3, packed.len() - 12, packed.len() - 1] {
+        let error = unpack_with(Packing::Xz, &packed[..cut], 4096, wide).unwrap_err();
+        assert!(broken(&error) && error.to_string().contains("ends in the middle"), "{cut}: {error}");
+    }
+    // Blocks in another order than the index has them, and one left out.
+    let first = 12;
+    let block = xz::padded_length(&packed[first..], &packed[..12]).unwrap();
+    let missing = [&packed[..first], &packed[first + block..]].concat();
+    assert!(broken(&unpack_with(Packing::Xz, &missing, 4096, wide).unwrap_err()));
+    assert!(!data.is_empty());
+}
+
+#[test]
+fn a_reader_who_leaves_does_not_keep_the_threads() {
+    let (_, packed) = blocks();
+    let mut feed = unpacker(
+        Packing::Xz,
+        Box::new(Pieces { data: packed.into(), piece: 4096 }),
+        UnpackLimits { threads: 2, ..limits() },
+    );
+    assert!(feed.next().unwrap().is_some());
+    drop(feed);
 }

@@ -165,3 +165,30 @@ async fn container_images_are_recognised() {
     package.add("blobs/sha256/00", disk(SIZE)).add("oci-layout", "{}");
     assert_eq!(refusal(&package.tar(&[]), true).await, (Rule::UnsupportedFormat, "containerFormat".into()));
 }
+
+/// Random changes to a good package: an answer comes, whatever they hit, and import never takes what inspection of the same bytes
+/// refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_packages_get_an_answer() {
+    use super::package::{WAYS, imported, inspected};
+    let mut package = Package::new();
+    package.add("vm.ovf", descriptor(&[("disk.qcow2", "", 1 << 20)])).add_qcow2("disk.qcow2", &disk(1 << 20));
+    let archive = package.tar(&["--format=pax"]);
+    let interesting = 8 << 10;
+    let mut state = 7_u64;
+    for round in 0..200 {
+        let mut changed = archive.clone();
+        for _ in 0..=round % 3 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let place = usize::try_from(state >> 33).unwrap() % interesting.min(changed.len());
+            changed[place] = u8::try_from((state >> 20) & 0xff).unwrap();
+        }
+        let way = WAYS[round % 3];
+        let (result, _) = imported(&changed, way, |_| {}).await;
+        let inspection = inspected(&changed, way, |_| {}).await;
+        if inspection.verdict == vitrine_engine::model::Verdict::Refused {
+            let error = result.unwrap_err();
+            assert!(error.violation().is_some(), "{round}: {error}, {:?}", inspection.reasons);
+        }
+    }
+}

@@ -159,7 +159,7 @@ pub async fn refusal(bytes: &[u8], seen: bool) -> (Rule, String) {
     let mut found = None;
     for way in WAYS {
         let (result, store) = imported(bytes, way, |_| {}).await;
-        let error = result.expect_err("it must not be imported");
+        let error = result.unwrap_err();
         let violation = error.violation().unwrap_or_else(|| panic!("{way:?}: {error}")).clone();
         assert!(vitrine_engine::store::Store::list(store.as_ref()).await.unwrap().is_empty());
         let reason = (violation.rule, violation.field);

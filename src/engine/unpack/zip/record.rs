@@ -284,5 +284,5 @@ fn split() -> Fault {
 
 fn differs(what: &str) -> Fault {
     let message = "the central directory does not agree with what stands in the archive, so that other programs see another file in it";
-    refuse(Rule::TableOverlap, "central directory", what, message)
+    refuse(Rule::InvalidField, "central directory", what, message)
 }
