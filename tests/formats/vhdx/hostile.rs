@@ -180,6 +180,7 @@ fn hostile_logs() -> Vec<Case> {
         ("signature", with(Entry { spoil: |b| b[0] = b'L', ..entry() }), nothing),
         ("another log's", with(Entry { guid: [1; 16], ..entry() }), nothing),
         ("number 0", with(Entry { number: 0, ..entry() }), nothing),
+        ("numbers from 0", Draft::new().logged(&[(0, Entry { number: 0, ..entry() }), (8192, entry())]), nothing),
         ("tail", with(Entry { tail: 8192, ..entry() }), nothing),
         ("tail not aligned", with(Entry { tail: 1, ..entry() }), nothing),
         ("length", with(Entry { spoil: |b| b[8..12].fill(0), ..entry() }), nothing),

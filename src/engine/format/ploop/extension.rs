@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(rule(&damaged), Some(Rule::Corrupt));
         damaged[0] ^= 1;
         assert_eq!(rule(&damaged), Some(Rule::InvalidField));
-        assert_eq!(rule(&cluster(&[(DIRTY_BITMAP, 0, 440)], 512)), Some(Rule::InvalidField), "no end");
+        assert_eq!(rule(&cluster(&[(DIRTY_BITMAP, 0, 464)], 512)), Some(Rule::InvalidField), "no end");
         let mut long = cluster(&[(DIRTY_BITMAP, 0, 8)], 512);
         long[HEADER + 16..HEADER + 20].fill(0xff);
         let sum = Md5::digest(&long[HEADER..]);
