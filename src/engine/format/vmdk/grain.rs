@@ -17,8 +17,8 @@ use crate::{
     model::{Rule, Violation},
 };
 
-/// libdeflate's level: see `qcow2::pack` for what the levels give. VMware and qemu-img deflate grains with zlib's level 6, which
-/// level 3 here equals in size on the file system of the benchmarks.
+/// libdeflate's level. Of the Debian disk of the tests, in grains of 64 KiB: level 1 makes 42.3 % of the size, level 3 40.0 %, level 6
+/// 39.1 %; zlib's level 6, with which qemu-img deflates grains, 39.5 %. Level 3 is the fastest that comes that close.
 const LEVEL: i32 = 3;
 
 thread_local! {

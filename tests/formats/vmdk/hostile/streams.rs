@@ -49,6 +49,9 @@ fn every_rule_of_grains() {
         stream("a grain under another's marker", Rule::InvalidField, ("", ""), Seen::Data, |s| {
             s.unnamed(1, &zlib(&noise())).entry(2, 128).table(0).end();
         }),
+        stream("the same between others", Rule::InvalidField, ("", ""), Seen::Data, |s| {
+            s.unnamed(1, &zlib(&noise())).entry(2, 128).grain(4, &noise()).table(0).end();
+        }),
         stream("a grain that no table names", Rule::InvalidField, ("gdOffset[0]", ""), Seen::Stream, |s| {
             good(s);
             s.unnamed(3, &zlib(&noise())).table(0).end();
