@@ -5,7 +5,7 @@
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
-mod blocks;
+mod blockwise;
 mod disk;
 mod hostile;
 mod matrix;
