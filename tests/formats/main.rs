@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod blocks;
+mod blockwise;
 mod disk;
 mod hostile;
 mod matrix;
@@ -18,6 +19,5 @@ mod support;
 mod vdi;
 mod vhd;
 mod vhdx;
-mod virtual_disks;
 mod vmdk;
 mod written;

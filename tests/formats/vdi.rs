@@ -9,11 +9,11 @@ use vitrine_engine::{
 };
 
 use crate::{
-    qemu::Qemu,
-    virtual_disks::{
+    blockwise::{
         Case, assert_reads_as, assert_reads_what_qemu_writes, assert_refused, assert_survives,
         assert_writes_what_qemu_reads, huge, output, refused, sample,
     },
+    qemu::Qemu,
 };
 
 #[test]

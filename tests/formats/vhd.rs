@@ -9,12 +9,12 @@ use vitrine_engine::{
 };
 
 use crate::{
-    disk::{Memory, content},
-    qemu::Qemu,
-    virtual_disks::{
+    blockwise::{
         Case, assert_reads_as, assert_reads_what_qemu_writes, assert_refused, assert_survives,
         assert_writes_what_qemu_reads, huge, output, refused, sample,
     },
+    disk::{Memory, content},
+    qemu::Qemu,
 };
 
 /// `qemu-img` makes no fixed disk of no bytes, and neither do we.
