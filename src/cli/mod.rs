@@ -49,7 +49,7 @@ pub enum Verb {
     /// Say what an image is, and whether and why it would be refused.
     #[command(after_help = EXIT_CODES)]
     Inspect(Inspect),
-    /// Write an image as a raw or qcow2 file.
+    /// Write an image as a file in any format that is written.
     #[command(after_help = EXIT_CODES)]
     Convert(Convert),
     /// Import an image into a store, in one pass, as an agent does.
