@@ -105,7 +105,9 @@ fn every_kind_of_image_comes_over_http_as_qemu_reads_it() {
         assert_eq!(out.metadata().unwrap().len(), theirs.metadata().unwrap().len(), "{name}");
         let same = Command::new("cmp").args([&out, &theirs]).output().unwrap();
         assert!(same.status.success(), "{name}: {}", String::from_utf8_lossy(&same.stdout));
-        assert_eq!(server.sent(&place), path.metadata().unwrap().len(), "{name}: in one pass");
+        // The last sector of a flat disk is asked for first: it may be the footer of a fixed vhd.
+        let asked = if name.ends_with(".iso") { 512 } else { 0 };
+        assert_eq!(server.sent(&place), path.metadata().unwrap().len() + asked, "{name}: in one pass");
     }
 }
 
@@ -170,7 +172,8 @@ fn sha256(path: &Path) -> String {
 fn what_cannot_be_written_is_said_first() {
     let folder = tempfile::tempdir().unwrap();
     let (iso, out) = (debian("grub-rescue.iso"), folder.path().join("out"));
-    run(["convert", text(&iso), text(&out), "-O", "vmdk"]).expect(1);
+    run(["convert", text(&iso), text(&out), "-O", "iso"]).expect(1);
+    run(["convert", text(&iso), text(&out), "-O", "vmdk", "--subformat", "fixed"]).expect(1);
     run(["convert", text(&iso), text(&out), "-O", "raw", "-c", "zlib"]).expect(1);
     run(["convert", text(&iso), text(&out), "-O", "qcow2", "--cluster-size", "1000"]).expect(1);
     run(["convert", text(&iso), "/nowhere/out"]).expect(1);

@@ -89,10 +89,15 @@ async fn rules_say_what_is_wrong_and_what_to_do() {
             image(&with(http(json!({})), json!({ "convertTo": { "diskFormat": "raw", "compression": "zstd" } }))),
             "only qcow2 has compressed",
         ),
+        (image(&with(http(json!({})), json!({ "convertTo": { "diskFormat": "iso" } }))), "Unsupported value: \"iso\""),
         (
-            image(&with(http(json!({})), json!({ "convertTo": { "diskFormat": "vmdk" } }))),
-            "Unsupported value: \"vmdk\"",
+            image(&with(
+                http(json!({})),
+                json!({ "convertTo": { "diskFormat": "vdi", "subformat": "streamOptimized" } }),
+            )),
+            "has no such subformat",
         ),
+        (image(&with(http(json!({})), json!({ "containerDisk": "" }))), "at least 1 chars long"),
         (image(&with(http(json!({})), json!({ "revisionHistoryLimit": 0 }))), "greater than or equal to 1"),
         (image(&with(http(json!({})), json!({ "properties": { "k".repeat(256): "v" } }))), "1 to 255 characters"),
         (image(&with(http(json!({})), json!({ "properties": { "": "v" } }))), "1 to 255 characters"),
