@@ -106,7 +106,7 @@ fn every_kind_of_image_comes_over_http_as_qemu_reads_it() {
         let same = Command::new("cmp").args([&out, &theirs]).output().unwrap();
         assert!(same.status.success(), "{name}: {}", String::from_utf8_lossy(&same.stdout));
         // The last sector of a flat disk is asked for first: it may be the footer of a fixed vhd.
-        let asked = if name.ends_with(".iso") { 512 } else { 0 };
+        let asked = if name == "grub-rescue.iso" { 512 } else { 0 };
         assert_eq!(server.sent(&place), path.metadata().unwrap().len() + asked, "{name}: in one pass");
     }
 }
