@@ -5,10 +5,9 @@
 use crate::{
     error::{Error, Result},
     format::{
-        DiskMap, Order, Place,
-        amazon::detect_as,
-        detect::{Found, HEAD_LENGTH, settle},
-        open::{Judged, judge},
+        DiskMap, Order, Place, Shape,
+        detect::{Found, settle},
+        open::{Judged, judge, recognise},
     },
     io::ReadAt,
     model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
@@ -22,8 +21,20 @@ const TAIL_CLUSTERS: u32 = 16;
 /// # Errors
 /// Only if it could not be told: what `input` says, never a violation.
 pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Limits) -> Result<Inspection> {
-    let head = input.read_up_to(0, HEAD_LENGTH)?;
-    let found = detect_as(&head, declared);
+    inspect_as(input, &Shape::Whole, declared, limits)
+}
+
+/// The same of an input of which it is known how a disk lies in it.
+///
+/// # Errors
+/// As `inspect`.
+pub fn inspect_as(
+    input: &mut dyn ReadAt,
+    shape: &Shape,
+    declared: Option<DiskFormat>,
+    limits: &Limits,
+) -> Result<Inspection> {
+    let (head, found) = recognise(input, shape, declared)?;
     let mut inspection = Inspection {
         disk_format: match found {
             Found::Disk(format) => Some(format),
@@ -39,7 +50,7 @@ pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Li
     match settle(found, declared) {
         Err(violation) => inspection.reasons.push(violation),
         Ok(reader) => {
-            let Judged { virtual_size, map } = judge(reader, input, &head, limits, Order::Tables)?;
+            let Judged { virtual_size, map } = judge(reader, input, shape, &head, limits, Order::Tables)?;
             inspection.virtual_size = virtual_size;
             match map {
                 Err(violations) => inspection.reasons = violations,

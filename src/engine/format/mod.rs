@@ -30,8 +30,10 @@ mod vhdx;
 mod vmdk;
 
 pub use encoder::encoder;
-pub use inspect::inspect;
-pub use open::open;
+pub use inspect::{inspect, inspect_as};
+pub use open::{open, open_as};
+pub use ploop::ploop_block;
+pub use vmdk::{Extent, ExtentKind, NamedExtent, named_extents};
 
 use std::sync::Arc;
 
@@ -84,6 +86,15 @@ pub trait DiskMap: Send {
         let _ = input;
         Ok(())
     }
+}
+
+/// How a disk lies in the bytes that are its input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// They are one file, and say what they are.
+    Whole,
+    /// They are the files of a vmdk's extents, one behind the other.
+    Extents(Vec<Extent>),
 }
 
 /// How a file is best read. Formats that hold their tables once in the way of the data and once behind it can choose.

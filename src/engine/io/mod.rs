@@ -70,6 +70,14 @@ pub trait ReadAt: Send {
         }
     }
 
+    /// Like `read_up_to`, of bytes that may be read once more.
+    ///
+    /// # Errors
+    /// As `read_up_to`.
+    fn peek(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        self.read_up_to(offset, length)
+    }
+
     /// Like `read_up_to`, but `None` where that would have to go through everything before `offset`.
     ///
     /// # Errors

@@ -293,6 +293,11 @@ impl<F: Feed> ReadAt for Window<F> {
         false
     }
 
+    fn peek(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let Some(range) = self.reach(offset, length)? else { return Ok(Bytes::new()) };
+        self.collect(&range)
+    }
+
     fn available(&mut self, offset: u64, length: usize) -> Result<usize> {
         let range = self.reach(offset, length)?.unwrap_or(0..0);
         Ok(usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX))
@@ -317,6 +322,14 @@ impl<F: Feed> ReadAt for Tables<'_, F> {
 
     fn can_skip(&self) -> bool {
         self.0.fetch.is_some() && self.0.length.is_some()
+    }
+
+    fn peek(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let range = offset..offset.saturating_add(length as u64);
+        match self.0.fetch_table(&range)? {
+            Some(bytes) => Ok(bytes),
+            None => self.0.peek(offset, length),
+        }
     }
 
     fn available(&mut self, offset: u64, length: usize) -> Result<usize> {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{self, Order},
+    format::{self, Order, Shape},
     io::{Feed, Keep, NonzeroRuns, Peeked, ReadAt, Spill, feed_from},
     model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
     source::{Opened, RangeReader, Source},
@@ -130,12 +130,14 @@ fn by_ranges(wants: &Wants, input: &mut Ranged) -> Result<Option<Inspection>> {
 fn in_archive(wants: &Wants, input: &mut Ranged) -> Result<Option<Inspection>> {
     let (contents, chosen) = Contents::gather(input, wants.container_disk.as_deref(), Search::Whole)?;
     let (length, mut disk) = (input.length(), chosen.section(input));
-    match layer(&disk.read_up_to(0, unpack::HEAD)?) {
+    let head = disk.read_up_to(0, unpack::HEAD)?;
+    chosen.check_head(&head)?;
+    match layer(&head).filter(|_| *chosen.shape() == Shape::Whole) {
         Some(Layer::Packed(_)) => return Ok(None),
         Some(inner) => return Err(nested(&[Layer::Archive], inner).into()),
         None => chosen.check_packing(None)?,
     }
-    let mut inspection = format::inspect(&mut disk, wants.disk_format(), &wants.limits)?;
+    let mut inspection = format::inspect_as(&mut disk, chosen.shape(), wants.disk_format(), &wants.limits)?;
     (inspection.size, inspection.container_format) = (length, chosen.container_format());
     let checked = inspection.virtual_size.map_or(Ok(()), |size| chosen.check_size(size));
     match checked.and_then(|()| contents.check_texts(&chosen)) {
@@ -162,7 +164,7 @@ fn look_through(
     let Peeled { feed, wrapping, .. } = peeled;
     let look = || {
         let feed = Peeked::new(feed, HEAD)?;
-        let mut inspection = Stream { job, wants, feed, progress: &progress }.inspect()?;
+        let mut inspection = Stream { job, wants, shape: wrapping.shape(), feed, progress: &progress }.inspect()?;
         inspection.container_format = wrapping.container_format;
         // A size that stands there is of what came out, and says that all of it was read.
         if inspection.size.take().is_some() {
@@ -170,9 +172,15 @@ fn look_through(
             conclude(&wrapping, &mut inspection)?;
         }
         inspection.size = inspection.size.or(told);
-        Ok(inspection)
+        match inspection.reasons.first() {
+            Some(reason) => Err(wrapping.doubt(reason.clone().into())).or_else(|error| match error.kind() {
+                Kind::NeedsSpill => Err(error),
+                _ => Ok(inspection),
+            }),
+            None => Ok(inspection),
+        }
     };
-    look().or_else(|error| refused(None, wrapping.container_format, told, error))
+    look().or_else(|error| refused(None, wrapping.container_format, told, wrapping.doubt(error)))
 }
 
 /// Holds what the container says against the disk.
@@ -210,6 +218,7 @@ fn refused(
 struct Stream<'a, F> {
     job: &'a InspectJob,
     wants: &'a Wants,
+    shape: &'a Shape,
     feed: Peeked<F>,
     progress: &'a Progress,
 }
@@ -218,7 +227,7 @@ impl<F: Feed> Stream<'_, F> {
     fn inspect(self) -> Result<Inspection> {
         let mut head = Head(Bytes::copy_from_slice(self.feed.head()));
         // A flat disk has no tables: its length and its end are all that is to be learned from the rest.
-        match format::open(&mut head, self.wants.disk_format(), &self.job.limits, Order::Stream) {
+        match format::open_as(&mut head, self.shape, self.wants.disk_format(), &self.job.limits, Order::Stream) {
             Ok(map) if map.virtual_size().is_none() => self.measure(map.format()),
             Ok(_) | Err(_) => self.spool(),
         }
@@ -243,7 +252,7 @@ impl<F: Feed> Stream<'_, F> {
                 return refused(Some(disk_format), ContainerFormat::Bare, None, error);
             }
         }
-        format::inspect(&mut ends, self.wants.disk_format(), &self.job.limits)
+        format::inspect_as(&mut ends, self.shape, self.wants.disk_format(), &self.job.limits)
     }
 
     /// Writes all of it to a file that has no name, and inspects that.
@@ -258,7 +267,7 @@ impl<F: Feed> Stream<'_, F> {
             spool.spill.keep(spool.length, &piece)?;
             spool.length = length;
         }
-        format::inspect(&mut spool, self.wants.disk_format(), &self.job.limits)
+        format::inspect_as(&mut spool, self.shape, self.wants.disk_format(), &self.job.limits)
     }
 }
 

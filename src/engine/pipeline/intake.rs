@@ -61,17 +61,29 @@ impl Intake {
     ///
     /// # Errors
     /// What any stage says; the sinks come back with it.
-    pub fn run(self, opened: Opened, handle: &Handle, mut job: Transfer) -> Result<Moved, Failed> {
+    pub fn run(self, opened: Opened, handle: &Handle, job: Transfer) -> Result<Moved, Failed> {
         let _runtime = handle.enter();
         let received = Arc::new(Mutex::new(None));
-        let (mut window, wrapping) = match self.open_window(opened, handle, &received) {
+        let (window, wrapping) = match self.open_window(opened, handle, &received) {
             Ok(window) => window,
             Err(error) => return Err(Failed::before(error, job)),
         };
+        self.move_disk(window, &wrapping, &received, job).map_err(|failed| failed.map(|error| wrapping.doubt(error)))
+    }
+
+    /// Opens and transfers what the stages in front give.
+    fn move_disk(
+        self,
+        mut window: Window<Box<dyn Feed>>,
+        wrapping: &Wrapping,
+        received: &Mutex<Option<Received>>,
+        mut job: Transfer,
+    ) -> Result<Moved, Failed> {
         if wrapping.packed {
             job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
         }
-        let map = format::open(&mut window.tables(), self.wants.disk_format(), &self.wants.limits, self.order());
+        let (declared, limits) = (self.wants.disk_format(), &self.wants.limits);
+        let map = format::open_as(&mut window.tables(), wrapping.shape(), declared, limits, self.order());
         let map = map.and_then(|map| map.virtual_size().map_or(Ok(()), |size| wrapping.check_size(size)).map(|()| map));
         let mut map = match map {
             Ok(map) => map,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::contents::{Contents, Stored, check_text, is_text};
+use super::contents::{Contents, Stored, is_read};
 use crate::{
     error::Result,
     io::Feed,
@@ -32,8 +32,8 @@ enum State {
     Header(BytesMut),
     /// In an extended header of this length.
     Extension(BytesMut, usize),
-    /// In a member, with so many bytes to come.
-    Member(Stored, DigestSet, BytesMut, u64),
+    /// In a member, which is read if it is a text, with so many bytes to come.
+    Member(Stored, DigestSet, Option<BytesMut>, u64),
     /// Between a member and the next header.
     Padding,
     /// After the end.
@@ -69,7 +69,7 @@ impl<F: Feed> Audit<F> {
                 let now = length.min(piece.len() as u64);
                 let part = piece.split_to(usize::try_from(now).unwrap_or(usize::MAX));
                 digests.update(&part);
-                if stored.text.is_some() {
+                if let Some(text) = &mut text {
                     text.extend_from_slice(&part);
                 }
                 self.state = self.member(stored, digests, text, length.saturating_sub(now))?;
@@ -97,13 +97,10 @@ impl<F: Feed> Audit<F> {
             Item::Zeros => Ok(State::Header(BytesMut::with_capacity(BLOCK))),
             Item::End => Ok(State::Ended),
             Item::Member(member) => {
-                let (length, mut text) = (member.size, None);
-                if is_text(&member.name) {
-                    check_text(&member)?;
-                    text = Some(Bytes::new());
-                }
-                let stored = Stored { member, text, digests: Vec::new() };
-                self.member(stored, DigestSet::new(self.algorithms.iter().copied()), BytesMut::new(), length)
+                let (length, read) = (member.size, is_read(&member)?);
+                let stored = Stored::new(member);
+                let text = read.then(BytesMut::new);
+                self.member(stored, DigestSet::new(self.algorithms.iter().copied()), text, length)
             }
         }
     }
@@ -113,14 +110,16 @@ impl<F: Feed> Audit<F> {
         &mut self,
         mut stored: Stored,
         digests: DigestSet,
-        text: BytesMut,
+        text: Option<BytesMut>,
         length: u64,
     ) -> Result<State, Violation> {
         if length > 0 {
             return Ok(State::Member(stored, digests, text, length));
         }
         stored.digests = digests.finish().digests;
-        stored.text = stored.text.map(|_| text.freeze());
+        if let Some(text) = text {
+            stored.read(text.freeze());
+        }
         self.contents.add(stored)?;
         Ok(State::Padding)
     }

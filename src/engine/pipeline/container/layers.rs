@@ -5,16 +5,19 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     audit::{Audit, Slot},
     contents::{Chosen, Contents, Search},
-    section::SectionFeed,
+    files::Described,
+    section::{Parts, SectionFeed},
 };
 use crate::{
     error::{Error, Kind, Result},
+    format::Shape,
     io::{Feed, Fetch, Keep, Peeked, Pump, Spill, Window, WindowLimits},
     model::{ContainerFormat, DigestAlgorithm, DiskFormat, Limits, Properties, Rule, Violation},
     source::RangeReader,
@@ -125,13 +128,21 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// Reads `base` bytes further back than it is asked for.
-    fn fetch(self, base: u64) -> Fetch {
+    /// Reads from those parts of the source, or from all of it.
+    fn fetch(self, parts: Option<Parts>) -> Fetch {
         Box::new(move |offset, length| {
-            let read = self.reader.read_range(base.saturating_add(offset), length);
-            let read = self.handle.block_on(self.stop.run_until_cancelled(read));
-            read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "reading the source was cancelled")))
+            let Some(parts) = &parts else { return self.read(offset, length) };
+            match parts.locate(offset) {
+                Some((start, left)) if length <= left => self.read(start, length),
+                // What lies in two files comes with the stream.
+                _ => Ok(None),
+            }
         })
+    }
+
+    fn read(&self, offset: u64, length: u64) -> Result<Option<Bytes>> {
+        let read = self.handle.block_on(self.stop.run_until_cancelled(self.reader.read_range(offset, length)));
+        read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "reading the source was cancelled")))
     }
 }
 
@@ -170,12 +181,12 @@ struct Archive {
 /// A violation if there are more layers than there may be, or an archive holds no disk; else what `feed` says.
 pub fn peel(wants: &Wants, feed: impl Feed + 'static, length: Option<u64>, ranges: Option<Ranges>) -> Result<Peeled> {
     let feed: Box<dyn Feed> = Box::new(feed);
-    let mut stage = Stage { feed: Peeked::new(feed, HEAD)?, length, ranges, base: 0 };
+    let mut stage = Stage { feed: Peeked::new(feed, HEAD)?, length, ranges, parts: None };
     let (mut layers, mut archive) = (Vec::new(), None::<Archive>);
-    while let Some(found) = layer(stage.feed.head()).filter(|_| !wants.keeps_layers()) {
+    while let Some(found) = stage.layer(archive.as_ref()).filter(|_| !wants.keeps_layers()) {
         let again = layers.iter().any(|layer| std::mem::discriminant(layer) == std::mem::discriminant(&found));
         if again {
-            return Err(nested(&layers, found).into());
+            return Err(doubt(archive.as_ref(), nested(&layers, found).into()));
         }
         layers.push(found);
         match found {
@@ -199,8 +210,8 @@ pub fn peel(wants: &Wants, feed: impl Feed + 'static, length: Option<u64>, range
     };
     let packed = layers.iter().any(|layer| matches!(layer, Layer::Packed(_)));
     let wrapping = Wrapping { container_format, packed, archive };
-    let Stage { feed, length, ranges, base } = stage;
-    Ok(Peeled { feed: Box::new(feed), length, fetch: ranges.map(|ranges| ranges.fetch(base)), wrapping })
+    let Stage { feed, length, ranges, parts } = stage;
+    Ok(Peeled { feed: Box::new(feed), length, fetch: ranges.map(|ranges| ranges.fetch(parts)), wrapping })
 }
 
 /// Bytes between two layers.
@@ -208,35 +219,42 @@ struct Stage {
     feed: Peeked<Box<dyn Feed>>,
     length: Option<u64>,
     ranges: Option<Ranges>,
-    /// Where in the source they begin, if it has ranges.
-    base: u64,
+    /// Where in the source they are, if it has ranges; `None` for all of it.
+    parts: Option<Parts>,
 }
 
 impl Stage {
+    /// What is around what comes next. The files of extents are in nothing.
+    fn layer(&self, archive: Option<&Archive>) -> Option<Layer> {
+        let in_extents = archive.is_some_and(|archive| *archive.chosen.shape() != Shape::Whole);
+        layer(self.feed.head()).filter(|_| !in_extents)
+    }
+
     fn unpack(self, packing: Packing, limits: &Limits) -> Result<Self> {
         let unpacker = unpack::unpacker(packing, Box::new(self.feed), UnpackLimits::new(limits));
         let feed: Box<dyn Feed> = Box::new(Pump::start("vitrine-unpack", unpacker)?);
-        Ok(Self { feed: Peeked::new(feed, HEAD)?, length: None, ranges: None, base: 0 })
+        Ok(Self { feed: Peeked::new(feed, HEAD)?, length: None, ranges: None, parts: None })
     }
 
     /// Finds the disk in an archive.
     fn enter(self, wants: &Wants) -> Result<(Self, Archive)> {
-        let Self { feed, length, ranges, base } = self;
+        let Self { feed, length, ranges, .. } = self;
         let passed = Slot::default();
         let algorithms = if wants.keep == Keep::All { ALL_ALGORITHMS } else { ALGORITHMS };
         let audit = Pump::start("vitrine-archive", Audit::new(feed, algorithms, passed.clone()))?;
         let limits = WindowLimits { memory: wants.limits.window_memory, tables: wants.limits.max_table_memory };
-        let fetch = ranges.clone().map(|ranges| ranges.fetch(base));
+        let fetch = ranges.clone().map(|ranges| ranges.fetch(None));
         let spill = Spill::new(&wants.scratch, wants.limits.max_spill);
         let mut window = Window::new(audit, length, Keep::Unread, spill, limits, fetch);
         // Without ranges, what stands before the descriptor would have to wait for it, and mostly there is none.
         let search = if ranges.is_some() || wants.keep == Keep::All { Search::Described } else { Search::First };
         let wanted = wants.container_disk.as_deref();
         let (_, chosen) = Contents::gather(&mut window.tables(), wanted, search)?;
-        let member = &chosen.member;
-        let feed: Box<dyn Feed> = Box::new(SectionFeed::new(window, member.offset, member.size, &member.name));
-        let base = base.saturating_add(member.offset);
-        let stage = Self { feed: Peeked::new(feed, HEAD)?, length: Some(member.size), ranges, base };
+        let parts = Parts::of(&chosen.files.parts);
+        let feed: Box<dyn Feed> = Box::new(SectionFeed::new(window, parts.clone(), &chosen.files.name));
+        let feed = Peeked::new(feed, HEAD)?;
+        chosen.check_head(feed.head()).map_err(|violation| chosen.doubt(violation.into()))?;
+        let stage = Self { feed, length: Some(parts.length()), ranges, parts: Some(parts) };
         let archive = Archive { chosen, passed, packing: None, wants: wants.clone() };
         Ok((stage, archive))
     }
@@ -252,6 +270,22 @@ impl Archive {
 }
 
 impl Chosen {
+    fn doubt(&self, error: Error) -> Error {
+        if error.violation().is_none() || self.last || self.described.is_some() {
+            return error;
+        }
+        let message = format!("{} is refused, and may not be the disk", self.files.name);
+        Error::with_source(Kind::NeedsSpill, message, error)
+    }
+
+    /// Holds the first bytes of the disk's file against what its descriptor says.
+    ///
+    /// # Errors
+    /// A violation if they differ.
+    pub fn check_head(&self, head: &[u8]) -> Result<(), Violation> {
+        self.files.bundle.as_ref().map_or(Ok(()), |bundle| bundle.check_head(head))
+    }
+
     /// Holds the packing found against what the descriptor says.
     ///
     /// # Errors
@@ -272,12 +306,15 @@ impl Chosen {
     /// # Errors
     /// A violation if they differ.
     pub fn check_size(&self, virtual_size: u64) -> Result<(), Violation> {
+        if let Some(bundle) = &self.files.bundle {
+            bundle.check_size(virtual_size)?;
+        }
         match &self.described {
-            Some(described) if described.disk.capacity != virtual_size => {
+            Some(Described { disk, .. }) if disk.capacity != virtual_size => {
                 let message = format!(
                     "the descriptor says that the disk has so many bytes, and it has {virtual_size}: one of them is of another machine"
                 );
-                Err(Violation::new(Rule::InvalidField, "capacity", described.disk.capacity, message))
+                Err(Violation::new(Rule::InvalidField, "capacity", disk.capacity, message))
             }
             _ => Ok(()),
         }
@@ -285,6 +322,16 @@ impl Chosen {
 }
 
 impl Wrapping {
+    /// How the disk lies in its bytes.
+    pub fn shape(&self) -> &Shape {
+        self.archive.as_ref().map_or(&Shape::Whole, |archive| archive.chosen.shape())
+    }
+
+    /// What `error`, met in the disk, is worth: another disk may turn out to be meant, and that may be good.
+    pub fn doubt(&self, error: Error) -> Error {
+        doubt(self.archive.as_ref(), error)
+    }
+
     /// Holds the size of the guest's disk, once it is known, against what the container says.
     ///
     /// # Errors
@@ -305,8 +352,8 @@ impl Wrapping {
         let contents = contents.ok_or_else(|| Error::new(Kind::Internal, "the archive's end was not seen"))?;
         let meant = contents.choose(wants.container_disk.as_deref())?;
         let meant = meant.ok_or_else(|| Error::new(Kind::Internal, "a whole archive that is not known"))?;
-        if meant.member != chosen.member {
-            return Err(again(wants.keep, &format!("the disk is {}, not {}", meant.member.name, chosen.member.name)));
+        if meant.files != chosen.files {
+            return Err(again(wants.keep, &format!("the disk is {}, not {}", meant.files.name, chosen.files.name)));
         }
         meant.check_packing(*packing)?;
         meant.check_size(virtual_size)?;
@@ -315,6 +362,13 @@ impl Wrapping {
         let properties = properties
             .ok_or_else(|| again(wants.keep, "the manifest after its files has other digests than expected"))?;
         Ok((container_format, properties))
+    }
+}
+
+fn doubt(archive: Option<&Archive>, error: Error) -> Error {
+    match archive {
+        Some(archive) => archive.chosen.doubt(error),
+        None => error,
     }
 }
 
