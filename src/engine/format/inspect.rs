@@ -10,7 +10,7 @@ use crate::{
         open::{Judged, judge, recognise},
     },
     io::ReadAt,
-    model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
+    model::{DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
 };
 
 /// How many compressed clusters at the file's end are unpacked to see whether they are whole. In a good file it is one.
@@ -35,18 +35,10 @@ pub fn inspect_as(
     limits: &Limits,
 ) -> Result<Inspection> {
     let (head, found) = recognise(input, shape, declared)?;
-    let mut inspection = Inspection {
-        disk_format: match found {
-            Found::Disk(format) => Some(format),
-            Found::Other { .. } => None,
-        },
-        container_format: ContainerFormat::Bare,
-        virtual_size: None,
-        size: None,
-        properties: Properties::new(),
-        verdict: Verdict::Accepted,
-        reasons: Vec::new(),
-    };
+    let mut inspection = Inspection::new(match found {
+        Found::Disk(format) => Some(format),
+        Found::Other { .. } => None,
+    });
     match settle(found, declared) {
         Err(violation) => inspection.reasons.push(violation),
         Ok(reader) => {

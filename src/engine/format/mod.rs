@@ -95,6 +95,8 @@ pub enum Shape {
     Whole,
     /// They are the files of a vmdk's extents, one behind the other.
     Extents(Vec<Extent>),
+    /// They are kept as they are, whatever they hold.
+    Opaque,
 }
 
 /// How a file is best read. Formats that hold their tables once in the way of the data and once behind it can choose.

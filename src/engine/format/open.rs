@@ -62,6 +62,7 @@ pub fn open_as(
 pub(super) fn recognise(input: &mut dyn ReadAt, shape: &Shape, declared: Option<DiskFormat>) -> Result<(Bytes, Found)> {
     match shape {
         Shape::Extents(_) => Ok((Bytes::new(), Found::Disk(DiskFormat::Vmdk))),
+        Shape::Opaque => Ok((Bytes::new(), Found::Disk(DiskFormat::Raw))),
         Shape::Whole => {
             let head = input.read_up_to(0, HEAD_LENGTH)?;
             let found = detect_as(&head, declared);

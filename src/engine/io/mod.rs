@@ -5,10 +5,12 @@
 
 mod aligned;
 mod file;
+mod forward;
 mod peek;
 mod pool;
 mod pump;
 mod ranges;
+mod recall;
 mod spill;
 mod stream;
 mod window;
@@ -18,6 +20,7 @@ use bytes::Bytes;
 
 pub use aligned::{AlignedBuffer, PAGE};
 pub use file::FileReader;
+pub use forward::Forward;
 pub use peek::Peeked;
 pub use pool::{Pool, PoolBuffer};
 pub use pump::Pump;

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{self, Order},
+    format::{self, Order, Shape},
     io::{Feed, Keep, Pump, ReadAt as _, Spill, Window, WindowLimits, feed_from},
-    model::{Digest, DigestAlgorithm, Evidence, Limits, Received, Rule, Violation},
+    model::{Digest, DigestAlgorithm, DiskFormat, Evidence, Limits, Received, Rule, Violation},
     source::Opened,
     verify::{DigestSet, DigestedFeed},
 };
@@ -81,6 +81,9 @@ impl Intake {
     ) -> Result<Moved, Failed> {
         if wrapping.packed {
             job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
+        }
+        if let Err(error) = check_outputs(wrapping, &job) {
+            return Err(Failed::before(error, job));
         }
         let (declared, limits) = (self.wants.disk_format(), &self.wants.limits);
         let map = format::open_as(&mut window.tables(), wrapping.shape(), declared, limits, self.order());
@@ -150,6 +153,18 @@ impl Intake {
             WindowLimits { memory: self.wants.limits.window_memory, tables: self.wants.limits.max_table_memory };
         let spill = Spill::new(&self.wants.scratch, self.wants.limits.max_spill);
         Ok((Window::new(feed, length, self.wants.keep, spill, limits, fetch), wrapping))
+    }
+}
+
+/// Refuses to make a disk of what is kept as an archive.
+fn check_outputs(wrapping: &Wrapping, job: &Transfer) -> Result<()> {
+    let formats = job.outputs.iter().map(|output| output.encoder.output().disk_format);
+    match formats.into_iter().find(|format| *format != DiskFormat::Raw) {
+        Some(format) if *wrapping.shape() == Shape::Opaque => {
+            let message = "the files of a container image are kept as an archive, which is no disk: keep it raw";
+            Err(Violation::new(Rule::UnsupportedFormat, "convertTo", format, message).into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     bundle::{self, Bundle},
-    certificate,
+    certificate, docker,
     files::{Described, Files, Named},
     manifest,
     ovf::Descriptor,
@@ -14,7 +14,7 @@ use super::{
     xml::MAX_LENGTH,
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     format::{self, Shape},
     io::ReadAt,
     model::{ContainerFormat, Digest, Properties, Rule, Violation},
@@ -73,6 +73,8 @@ pub struct Chosen {
     pub(super) described: Option<Described>,
     /// Whether no descriptor can come any more.
     pub(super) last: bool,
+    /// Whether it is what the layers of a container image come to.
+    image: bool,
 }
 
 /// How long to look for the descriptor.
@@ -141,6 +143,12 @@ impl Contents {
                     contents.add(stored)?;
                 }
             }
+            if search == Search::First
+                && contents.members.last().is_some_and(|last| docker::is_image_member(&last.member.name))
+            {
+                let message = "the layers of a container image are read twice";
+                return Err(Error::new(Kind::NeedsSpill, message));
+            }
             if search == Search::Whole && !contents.complete {
                 continue;
             }
@@ -195,9 +203,8 @@ impl Contents {
 
     /// Without a descriptor: the one file that is there, or the one named. Files that another one is made of are part of that.
     fn undescribed(&self, wanted: Option<&str>) -> Result<Option<Chosen>, Violation> {
-        if let Some(stored) = self.members.iter().find(|stored| is_of_docker(&stored.member.name)) {
-            let message = "a container image holds layers of files, not a disk: take the disk's file out of it";
-            return Err(Violation::new(Rule::UnsupportedFormat, "containerFormat", &stored.member.name, message));
+        if self.members.iter().any(|stored| docker::is_image_member(&stored.member.name)) {
+            return Ok(self.complete.then(|| self.image()));
         }
         let broken = self.members.iter().find_map(|stored| stored.named.as_ref()?.as_ref().err());
         if let Some(violation) = broken.filter(|_| wanted.is_none()) {
@@ -229,6 +236,14 @@ impl Contents {
         }
     }
 
+    fn image(&self) -> Chosen {
+        let members = self.members.iter().map(|stored| &stored.member).filter(|member| !member.folder);
+        let name = "the image".to_owned();
+        let files = Files { name, parts: members.cloned().collect(), shape: Shape::Whole, bundle: None };
+        let container_format = ContainerFormat::Docker;
+        Chosen { files, container_format, described: None, last: true, image: true }
+    }
+
     /// The disk of `stored`: its bytes, or those of the files that it names. `None` while some of them may still come.
     fn chosen(
         &self,
@@ -237,7 +252,7 @@ impl Contents {
         described: Option<Described>,
     ) -> Result<Option<Chosen>, Violation> {
         let files = Files::of(self, stored)?;
-        Ok(files.map(|files| Chosen { files, container_format, described, last: self.complete }))
+        Ok(files.map(|files| Chosen { files, container_format, described, last: self.complete, image: false }))
     }
 
     /// Holds what the descriptions say against the members. `by_range` says that only texts were read, so that the digests of others
@@ -296,6 +311,16 @@ impl Chosen {
         Section::new(archive, Parts::of(&self.files.parts))
     }
 
+    /// Names of the files that the disk is made of.
+    pub fn names(&self) -> Vec<String> {
+        self.files.names().map(str::to_owned).collect()
+    }
+
+    /// Whether it is what the layers of a container image come to, and so no stretch of the archive.
+    pub fn is_image(&self) -> bool {
+        self.image
+    }
+
     /// How the disk lies in them.
     pub fn shape(&self) -> &Shape {
         &self.files.shape
@@ -304,15 +329,6 @@ impl Chosen {
 
 pub(super) fn base_name(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
-}
-
-/// Whether a name is one that only archives of container images have, by `docker save` or in the OCI layout.
-fn is_of_docker(name: &str) -> bool {
-    name == "oci-layout"
-        || name == "repositories"
-        || name == "blobs"
-        || name.starts_with("blobs/")
-        || name.ends_with("/layer.tar")
 }
 
 fn undecided(wanted: Option<&str>, count: usize, names: &[&str]) -> Violation {

@@ -10,8 +10,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    audit::{Audit, Slot},
+    audit::{Audit, Members, Slot},
     contents::{Chosen, Contents, Search},
+    docker,
     files::Described,
     section::{Parts, SectionFeed},
 };
@@ -21,7 +22,10 @@ use crate::{
     io::{Feed, Fetch, Keep, Peeked, Pump, Spill, Window, WindowLimits},
     model::{ContainerFormat, DigestAlgorithm, DiskFormat, Limits, Properties, Rule, Violation},
     source::RangeReader,
-    unpack::{self, HEAD, Packing, UnpackLimits, tar},
+    unpack::{
+        self, HEAD, Packing, UnpackLimits,
+        tar::{self, Scan},
+    },
 };
 
 /// What every member of an archive is digested with while its manifest may still come. Manifests after their files are written by
@@ -97,7 +101,10 @@ impl Wants {
     }
 
     /// The container found, which must be the declared one.
-    fn container(&self, found: ContainerFormat) -> Result<ContainerFormat, Violation> {
+    ///
+    /// # Errors
+    /// A violation if it is another one.
+    pub fn container(&self, found: ContainerFormat) -> Result<ContainerFormat, Violation> {
         match (self.container_format, found) {
             (Some(declared), ContainerFormat::Bare) if is_amazon(declared) => Ok(declared),
             // An appliance is a package in an archive of its own.
@@ -164,11 +171,17 @@ pub struct Wrapping {
     pub container_format: ContainerFormat,
     /// Whether a compression was.
     pub packed: bool,
+    /// How the disk lies in its bytes.
+    shape: Shape,
+    /// What was taken of an archive.
+    parts: Vec<String>,
     archive: Option<Archive>,
 }
 
 struct Archive {
     chosen: Chosen,
+    shape: Shape,
+    parts: Vec<String>,
     passed: Slot,
     /// What the disk's file turned out to be packed with.
     packing: Option<Packing>,
@@ -183,6 +196,7 @@ pub fn peel(wants: &Wants, feed: impl Feed + 'static, length: Option<u64>, range
     let feed: Box<dyn Feed> = Box::new(feed);
     let mut stage = Stage { feed: Peeked::new(feed, HEAD)?, length, ranges, parts: None };
     let (mut layers, mut archive) = (Vec::new(), None::<Archive>);
+    let mut keeps_archive = false;
     while let Some(found) = stage.layer(archive.as_ref()).filter(|_| !wants.keeps_layers()) {
         let again = layers.iter().any(|layer| std::mem::discriminant(layer) == std::mem::discriminant(&found));
         if again {
@@ -196,6 +210,18 @@ pub fn peel(wants: &Wants, feed: impl Feed + 'static, length: Option<u64>, range
                 }
                 stage = stage.unpack(packing, &wants.limits)?;
             }
+            Layer::Archive if wants.container_format == Some(ContainerFormat::Docker) => {
+                stage.feed = Peeked::new(Box::new(stage.feed) as Box<dyn Feed>, docker::HEAD)?;
+                if docker::is_image(stage.feed.head()) {
+                    let (inner, found) = stage.enter(wants)?;
+                    stage = inner;
+                    archive = Some(found);
+                } else {
+                    stage = stage.keep()?;
+                    keeps_archive = true;
+                    break;
+                }
+            }
             Layer::Archive => {
                 let (inner, found) = stage.enter(wants)?;
                 stage = inner;
@@ -204,12 +230,19 @@ pub fn peel(wants: &Wants, feed: impl Feed + 'static, length: Option<u64>, range
         }
     }
     let container_format = match &archive {
+        _ if keeps_archive => ContainerFormat::Docker,
         Some(archive) => archive.container()?,
         None if layers.is_empty() => wants.container(ContainerFormat::Bare)?,
         None => wants.container(ContainerFormat::Compressed)?,
     };
     let packed = layers.iter().any(|layer| matches!(layer, Layer::Packed(_)));
-    let wrapping = Wrapping { container_format, packed, archive };
+    let shape = match &archive {
+        _ if keeps_archive => Shape::Opaque,
+        Some(archive) => archive.shape.clone(),
+        None => Shape::Whole,
+    };
+    let parts = archive.as_ref().map(|archive| archive.parts.clone()).unwrap_or_default();
+    let wrapping = Wrapping { container_format, packed, shape, parts, archive };
     let Stage { feed, length, ranges, parts } = stage;
     Ok(Peeled { feed: Box::new(feed), length, fetch: ranges.map(|ranges| ranges.fetch(parts)), wrapping })
 }
@@ -224,10 +257,10 @@ struct Stage {
 }
 
 impl Stage {
-    /// What is around what comes next. The files of extents are in nothing.
+    /// What is around what comes next. The files of extents are in nothing, and what is kept is not looked into.
     fn layer(&self, archive: Option<&Archive>) -> Option<Layer> {
-        let in_extents = archive.is_some_and(|archive| *archive.chosen.shape() != Shape::Whole);
-        layer(self.feed.head()).filter(|_| !in_extents)
+        let whole = archive.is_none_or(|archive| archive.shape == Shape::Whole);
+        layer(self.feed.head()).filter(|_| whole)
     }
 
     fn unpack(self, packing: Packing, limits: &Limits) -> Result<Self> {
@@ -236,27 +269,64 @@ impl Stage {
         Ok(Self { feed: Peeked::new(feed, HEAD)?, length: None, ranges: None, parts: None })
     }
 
+    /// Looks at a root filesystem that is kept as it is.
+    fn keep(self) -> Result<Self> {
+        let feed = Audit::new(self.feed, docker::rootfs_scan(), docker::RootFs::new());
+        let feed: Box<dyn Feed> = Box::new(Pump::start("vitrine-archive", feed)?);
+        Ok(Self { feed: Peeked::new(feed, HEAD)?, ..self })
+    }
+
     /// Finds the disk in an archive.
     fn enter(self, wants: &Wants) -> Result<(Self, Archive)> {
         let Self { feed, length, ranges, .. } = self;
+        let feed = Peeked::new(Box::new(feed) as Box<dyn Feed>, docker::HEAD)?;
+        let image = docker::is_image(feed.head());
         let passed = Slot::default();
         let algorithms = if wants.keep == Keep::All { ALL_ALGORITHMS } else { ALGORITHMS };
-        let audit = Pump::start("vitrine-archive", Audit::new(feed, algorithms, passed.clone()))?;
+        let audit = Audit::new(feed, Scan::default(), Members::new(algorithms, passed.clone()));
+        let audit: Box<dyn Feed> = Box::new(Pump::start("vitrine-archive", audit)?);
         let limits = WindowLimits { memory: wants.limits.window_memory, tables: wants.limits.max_table_memory };
-        let fetch = ranges.clone().map(|ranges| ranges.fetch(None));
+        let fetch = || ranges.clone().map(|ranges| ranges.fetch(None));
         let spill = Spill::new(&wants.scratch, wants.limits.max_spill);
-        let mut window = Window::new(audit, length, Keep::Unread, spill, limits, fetch);
+        let mut window = Window::new(audit, length, Keep::Unread, spill, limits, fetch());
+        let twice = fetch().filter(|_| image && wants.keep == Keep::Unread);
+        let recalls = twice.is_some();
+        if let Some(fetch) = twice {
+            window.recall(fetch);
+        }
         // Without ranges, what stands before the descriptor would have to wait for it, and mostly there is none.
         let search = if ranges.is_some() || wants.keep == Keep::All { Search::Described } else { Search::First };
         let wanted = wants.container_disk.as_deref();
-        let (_, chosen) = Contents::gather(&mut window.tables(), wanted, search)?;
+        let (contents, chosen) = Contents::gather(&mut window.tables(), wanted, search)?;
+        if chosen.is_image() {
+            if !recalls && wants.keep == Keep::Unread {
+                return Err(again(wants.keep, "the layers of a container image are read twice"));
+            }
+            window.keep(wants.keep);
+            return Self::of_image(&contents, chosen, window, passed, wants);
+        }
         let parts = Parts::of(&chosen.files.parts);
         let feed: Box<dyn Feed> = Box::new(SectionFeed::new(window, parts.clone(), &chosen.files.name));
         let feed = Peeked::new(feed, HEAD)?;
         chosen.check_head(feed.head()).map_err(|violation| chosen.doubt(violation.into()))?;
         let stage = Self { feed, length: Some(parts.length()), ranges, parts: Some(parts) };
-        let archive = Archive { chosen, passed, packing: None, wants: wants.clone() };
-        Ok((stage, archive))
+        let (shape, parts) = (chosen.files.shape.clone(), chosen.names());
+        Ok((stage, Archive { chosen, shape, parts, passed, packing: None, wants: wants.clone() }))
+    }
+
+    /// What the layers of a container image come to.
+    fn of_image(
+        contents: &Contents,
+        chosen: Chosen,
+        window: Window<Box<dyn Feed>>,
+        passed: Slot,
+        wants: &Wants,
+    ) -> Result<(Self, Archive)> {
+        let wanted = wants.container_disk.as_deref();
+        let image = docker::unwrap(contents, window, wanted, wants.container_format, &wants.limits)?;
+        let stage = Self { feed: Peeked::new(image.feed, HEAD)?, length: image.length, ranges: None, parts: None };
+        let (shape, parts) = (image.shape, image.parts);
+        Ok((stage, Archive { chosen, shape, parts, passed, packing: None, wants: wants.clone() }))
     }
 }
 
@@ -324,7 +394,12 @@ impl Chosen {
 impl Wrapping {
     /// How the disk lies in its bytes.
     pub fn shape(&self) -> &Shape {
-        self.archive.as_ref().map_or(&Shape::Whole, |archive| archive.chosen.shape())
+        &self.shape
+    }
+
+    /// What was taken of an archive.
+    pub fn parts(&self) -> &[String] {
+        &self.parts
     }
 
     /// What `error`, met in the disk, is worth: another disk may turn out to be meant, and that may be good.
@@ -347,7 +422,7 @@ impl Wrapping {
     pub fn conclude(&self, virtual_size: u64) -> Result<(ContainerFormat, Properties)> {
         self.check_size(virtual_size)?;
         let Some(archive) = &self.archive else { return Ok((self.container_format, Properties::new())) };
-        let Archive { chosen, passed, packing, wants } = archive;
+        let Archive { chosen, passed, packing, wants, .. } = archive;
         let contents = passed.lock().unwrap_or_else(PoisonError::into_inner).take();
         let contents = contents.ok_or_else(|| Error::new(Kind::Internal, "the archive's end was not seen"))?;
         let meant = contents.choose(wants.container_disk.as_deref())?;

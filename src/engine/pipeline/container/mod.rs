@@ -13,6 +13,7 @@ mod audit;
 mod bundle;
 mod certificate;
 mod contents;
+mod docker;
 mod files;
 mod layers;
 mod manifest;

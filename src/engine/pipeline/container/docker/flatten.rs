@@ -1,0 +1,336 @@
+//! What layers come to: the disk of a containerDisk, or one archive of all files.
+//!
+//! ```text
+//! layers ─► tree (headers, digests) ─► plan ─► layers again ─► files, links, folders
+//! ```
+//! The archive is the same for the same layers: files as they stand in the layers, lowest first, each followed by its other names; then
+//! links and devices, then folders, deepest first, so that nothing changes a folder after its times were set. Names of users and
+//! groups are left out: they mean others elsewhere.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    blob::{Shared, Weight, open, open_proved},
+    index::Layer,
+    tree::{FileId, Meta, Node, Tree, below},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    io::{Feed, Forward, ReadAt as _},
+    model::Limits,
+    unpack::tar::{BLOCK, Scan, next_entry, trailing, truncated},
+};
+
+/// Entries of one layer, those included that remove others. Bounds the time that an image takes.
+pub(super) const MAX_ENTRIES: u32 = 1_000_000;
+/// Bytes given out at once.
+const PIECE: usize = 512 << 10;
+/// Sizes and numbers up to here have room in a header.
+const MOST_OCTAL: u64 = 0o777_7777_7777;
+const MOST_SHORT_OCTAL: u64 = 0o777_7777;
+
+/// Reads all layers, which must be what they are said to be, and gives the tree.
+///
+/// # Errors
+/// A violation if a layer breaks a rule, else what the archive says.
+pub(super) fn read(archive: &Shared, layers: &[Layer], limits: &Limits) -> Result<Tree> {
+    let (mut tree, mut weight) = (Tree::default(), Weight::default());
+    for layer in layers {
+        let mut input = open_proved(archive, layer, limits, weight)?;
+        let mut scan = Scan::new(MAX_ENTRIES);
+        while let Some(entry) = next_entry(&mut scan, &mut input)? {
+            tree.apply(&entry)?;
+        }
+        if let Some(place) = input.finish()? {
+            return Err(trailing(place).into());
+        }
+        weight = input.into_inner().into_weight();
+        tree.next_layer();
+    }
+    Ok(tree)
+}
+
+/// What is to be written.
+pub(super) struct Plan {
+    /// The files that have names left, with these.
+    files: BTreeMap<FileId, (Meta, u64, Vec<Vec<u8>>)>,
+    /// What has no bytes, in the order in which it comes.
+    rest: VecDeque<(Vec<u8>, Node)>,
+    /// Whether to give the bytes of the files and nothing else.
+    bare: bool,
+}
+
+/// Where a containerDisk has its disk.
+const DISK: &[u8] = b"disk";
+
+impl Plan {
+    /// The disk, if the tree is that of a containerDisk: there is one file below `/disk`. Its name, and its size.
+    pub fn of_disk(tree: Tree) -> Result<(Self, String, u64), Self> {
+        let (nodes, mut files) = tree.finish();
+        let inside = below(&nodes, DISK).filter(|(_, node)| !matches!(node, Node::Folder(_)));
+        let inside: Vec<_> = inside.take(2).map(|(name, node)| (name.clone(), node.clone())).collect();
+        if let [(name, Node::File(id))] = inside.as_slice()
+            && let Some((meta, size)) = files.remove(id)
+        {
+            let shown = String::from_utf8_lossy(name).into_owned();
+            let files = BTreeMap::from([(*id, (meta, size, vec![name.clone()]))]);
+            return Ok((Self { files, rest: VecDeque::new(), bare: true }, shown, size));
+        }
+        Err(Self::of_all(nodes, files))
+    }
+
+    fn of_all(nodes: BTreeMap<Vec<u8>, Node>, mut files: BTreeMap<FileId, (Meta, u64)>) -> Self {
+        let mut named: BTreeMap<FileId, (Meta, u64, Vec<Vec<u8>>)> = BTreeMap::new();
+        let (mut links, mut folders) = (VecDeque::new(), Vec::new());
+        for (path, node) in nodes {
+            match node {
+                Node::File(id) => match (named.get_mut(&id), files.remove(&id)) {
+                    (Some((_, _, names)), _) => names.push(path),
+                    (None, Some((meta, size))) => drop(named.insert(id, (meta, size, vec![path]))),
+                    (None, None) => {}
+                },
+                Node::Folder(_) => folders.push((path, node)),
+                Node::Link(..) | Node::Special(..) => links.push_back((path, node)),
+            }
+        }
+        links.extend(folders.into_iter().rev());
+        Self { files: named, rest: links, bare: false }
+    }
+}
+
+/// Gives the planned bytes.
+pub(super) struct Flat {
+    archive: Option<Shared>,
+    layers: Vec<Layer>,
+    limits: Limits,
+    plan: Plan,
+    open: Option<Open>,
+    /// How many entries the archive has had.
+    ended: bool,
+}
+
+/// A layer that is read.
+struct Open {
+    number: u32,
+    entry: u32,
+    scan: Scan,
+    input: Forward<Box<dyn Feed>>,
+    /// What is still to come of a file: where it is in the layer, where it ends, and the archive's text behind it.
+    file: Option<(u64, u64, Bytes)>,
+}
+
+impl Flat {
+    pub fn new(archive: Shared, layers: Vec<Layer>, limits: Limits, plan: Plan) -> Self {
+        Self { archive: Some(archive), layers, limits, plan, open: None, ended: false }
+    }
+
+    /// Appends a little to `output`; false at the end.
+    fn step(&mut self, output: &mut BytesMut) -> Result<bool> {
+        if let Some(open) = &mut self.open {
+            match open.step(&mut self.plan, output)? {
+                true => return Ok(true),
+                false => self.open = None,
+            }
+        }
+        // Layers of which nothing is left are not read again.
+        if let Some((id, _)) = self.plan.files.first_key_value() {
+            let number = id.0;
+            let layer = usize::try_from(number).ok().and_then(|number| self.layers.get(number));
+            let (Some(layer), Some(archive)) = (layer, &self.archive) else {
+                return Err(Error::new(Kind::Internal, format!("a file of layer {number}, which there is not")));
+            };
+            let input = open(archive, layer, &self.limits)?;
+            self.open = Some(Open { number, entry: 0, scan: Scan::new(MAX_ENTRIES), input, file: None });
+            return Ok(true);
+        }
+        if let Some((path, node)) = self.plan.rest.pop_front() {
+            put_node(output, &path, &node);
+            return Ok(true);
+        }
+        if !self.plan.bare && !std::mem::replace(&mut self.ended, true) {
+            output.extend_from_slice(&[0; BLOCK * 2]);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+impl Open {
+    /// Goes on in the layer; false when nothing of it is left to be written.
+    fn step(&mut self, plan: &mut Plan, output: &mut BytesMut) -> Result<bool> {
+        if let Some((at, end, behind)) = &mut self.file {
+            let left = usize::try_from(end.saturating_sub(*at)).unwrap_or(usize::MAX);
+            let bytes = self.input.read_up_to(*at, left.min(PIECE))?;
+            if bytes.is_empty() && left > 0 {
+                return Err(truncated(*at, "a file of a layer").into());
+            }
+            output.extend_from_slice(&bytes);
+            *at = at.saturating_add(bytes.len() as u64);
+            if at == end {
+                output.extend_from_slice(behind);
+                self.file = None;
+            }
+            return Ok(true);
+        }
+        if plan.files.first_key_value().is_none_or(|(id, _)| id.0 != self.number) {
+            return Ok(false);
+        }
+        let Some(entry) = next_entry(&mut self.scan, &mut self.input)? else {
+            return Err(Error::new(Kind::Changed, "a layer has fewer files than when it was read before"));
+        };
+        let id = (self.number, self.entry);
+        self.entry = self.entry.saturating_add(1);
+        if let Some((meta, size, names)) = plan.files.remove(&id) {
+            if size != entry.size {
+                return Err(Error::new(Kind::Changed, "a file of a layer is not what it was before"));
+            }
+            let behind = if plan.bare { Bytes::new() } else { put_file(output, &meta, size, &names) };
+            self.file = Some((entry.offset, entry.offset.saturating_add(size), behind));
+        }
+        Ok(true)
+    }
+}
+
+impl Feed for Flat {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        let mut output = BytesMut::new();
+        while output.len() < PIECE && self.archive.is_some() {
+            if !self.step(&mut output)?
+                && let Some(archive) = self.archive.take()
+            {
+                archive.finish()?;
+            }
+        }
+        Ok((!output.is_empty()).then(|| output.freeze()))
+    }
+}
+
+/// Writes a file's header; what is given back follows its bytes: padding, and its other names.
+fn put_file(output: &mut BytesMut, meta: &Meta, size: u64, names: &[Vec<u8>]) -> Bytes {
+    let mut behind = BytesMut::zeroed(usize::try_from(size.next_multiple_of(BLOCK as u64) - size).unwrap_or(0));
+    let mut names = names.iter();
+    if let Some(first) = names.next() {
+        put(output, Header { path: first, typeflag: b'0', size, link: b"", device: (0, 0), meta });
+        for name in names {
+            put(&mut behind, Header { path: name, typeflag: b'1', size: 0, link: first, device: (0, 0), meta });
+        }
+    }
+    behind.freeze()
+}
+
+fn put_node(output: &mut BytesMut, path: &[u8], node: &Node) {
+    let (size, device) = (0, (0, 0));
+    match node {
+        Node::Folder(meta) => {
+            let path = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
+            put(output, Header { path: &path, typeflag: b'5', size, link: b"", device, meta });
+        }
+        Node::Link(meta, target) => put(output, Header { path, typeflag: b'2', size, link: target, device, meta }),
+        Node::Special(meta, typeflag, device) => {
+            put(output, Header { path, typeflag: *typeflag, size, link: b"", device: *device, meta });
+        }
+        // Those were written with their bytes.
+        Node::File(_) => {}
+    }
+}
+
+struct Header<'a> {
+    path: &'a [u8],
+    typeflag: u8,
+    size: u64,
+    link: &'a [u8],
+    device: (u32, u32),
+    meta: &'a Meta,
+}
+
+/// Writes a header, with an extended one before it for what has no room in it.
+fn put(output: &mut BytesMut, header: Header<'_>) {
+    let mut records = Vec::new();
+    let mut long = |keyword: &str, value: &[u8], fits: bool| {
+        if !fits {
+            records.extend(record(keyword.as_bytes(), value));
+        }
+    };
+    let Header { path, link, size, meta, .. } = header;
+    let number = |value: u64| value.to_string().into_bytes();
+    long("path", path, path.len() <= 100);
+    long("linkpath", link, link.len() <= 100);
+    long("size", &number(size), size <= MOST_OCTAL);
+    long("uid", &number(meta.owner), meta.owner <= MOST_SHORT_OCTAL);
+    long("gid", &number(meta.group), meta.group <= MOST_SHORT_OCTAL);
+    long("mtime", &number(meta.modified), meta.modified <= MOST_OCTAL);
+    for (keyword, value) in &meta.attributes {
+        records.extend(record(keyword, value));
+    }
+    if !records.is_empty() {
+        let meta = Meta { mode: 0o644, ..Meta::default() };
+        let (path, size) = (b"././@PaxHeader".as_slice(), records.len() as u64);
+        block(output, &Header { path, typeflag: b'x', size, link: b"", device: (0, 0), meta: &meta });
+        records.resize(records.len().next_multiple_of(BLOCK), 0);
+        output.extend_from_slice(&records);
+    }
+    block(output, &header);
+}
+
+/// `length keyword=value`, where the length counts its own digits.
+fn record(keyword: &[u8], value: &[u8]) -> Vec<u8> {
+    let rest = keyword.len().saturating_add(value.len()).saturating_add(3);
+    let digits = |length: usize| length.checked_ilog10().unwrap_or(0) as usize + 1;
+    let length = rest.saturating_add(digits(rest.saturating_add(digits(rest))));
+    [length.to_string().as_bytes(), b" ", keyword, b"=", value, b"\n"].concat()
+}
+
+fn block(output: &mut BytesMut, header: &Header<'_>) {
+    let mut block = [0_u8; BLOCK];
+    let mut field = |at: usize, room: usize, bytes: &[u8]| {
+        let bytes = bytes.get(..bytes.len().min(room)).unwrap_or_default();
+        if let Some(place) = block.get_mut(at..at.saturating_add(bytes.len())) {
+            place.copy_from_slice(bytes);
+        }
+    };
+    let octal = |value: u64, digits: usize, most: u64| {
+        let mut text = String::new();
+        // A text takes whatever is written into it.
+        let _ = write!(text, "{:0digits$o}", if value <= most { value } else { 0 });
+        text.into_bytes()
+    };
+    let Header { path, typeflag, size, link, device, meta } = header;
+    field(0, 100, path);
+    field(100, 7, &octal(u64::from(meta.mode), 7, MOST_SHORT_OCTAL));
+    field(108, 7, &octal(meta.owner, 7, MOST_SHORT_OCTAL));
+    field(116, 7, &octal(meta.group, 7, MOST_SHORT_OCTAL));
+    field(124, 11, &octal(*size, 11, MOST_OCTAL));
+    field(136, 11, &octal(meta.modified, 11, MOST_OCTAL));
+    field(148, 8, b"        ");
+    field(156, 1, &[*typeflag]);
+    field(157, 100, link);
+    field(257, 8, b"ustar\x0000");
+    field(329, 7, &octal(u64::from(device.0), 7, MOST_SHORT_OCTAL));
+    field(337, 7, &octal(u64::from(device.1), 7, MOST_SHORT_OCTAL));
+    let sum = block.iter().fold(0_u64, |sum, byte| sum.saturating_add(u64::from(*byte)));
+    let mut text = octal(sum, 6, MOST_SHORT_OCTAL);
+    text.extend_from_slice(b"\0 ");
+    if let Some(place) = block.get_mut(148..156) {
+        place.copy_from_slice(&text);
+    }
+    output.extend_from_slice(&block);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_counts_itself() {
+        for length in 0..1200 {
+            let record = record(b"path", &vec![b'a'; length]);
+            let told: usize = std::str::from_utf8(&record).unwrap().split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(told, record.len());
+        }
+    }
+}
