@@ -53,10 +53,9 @@ impl Recall {
             let start = (number as u64).saturating_mul(BLOCK as u64);
             let within = |offset: u64| usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX).min(BLOCK);
             let part = within(at)..within(range.end);
-            let piece = match number == self.hashes.len() {
-                true => self.last.get(part.clone()).map(Bytes::copy_from_slice),
-                false => self.block(number)?.get(part.clone()).map(Bytes::copy_from_slice),
-            };
+            let gone = number != self.hashes.len();
+            let block = if gone { self.block(number)?.as_ref() } else { self.last.as_ref() };
+            let piece = block.get(part.clone()).map(Bytes::copy_from_slice);
             take(piece.ok_or_else(|| Error::new(Kind::Internal, format!("byte {at} has not gone by")))?);
             at = at.saturating_add(part.len() as u64);
         }

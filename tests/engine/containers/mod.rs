@@ -7,3 +7,4 @@ mod hostile;
 mod kernels;
 mod package;
 mod truth;
+mod zip;

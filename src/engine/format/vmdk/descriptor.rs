@@ -338,9 +338,8 @@ impl Extent<'_> {
         }
         let kind = match self.kind.to_ascii_uppercase().as_slice() {
             b"SPARSE" if sparse && self.rest.is_empty() => ExtentKind::Sparse,
-            b"FLAT" if !sparse => ExtentKind::Flat(self.offset()?),
             b"VMFS" if !sparse && self.rest.is_empty() => ExtentKind::Flat(0),
-            b"VMFS" if !sparse => ExtentKind::Flat(self.offset()?),
+            b"FLAT" | b"VMFS" if !sparse => ExtentKind::Flat(self.offset()?),
             // Devices and mappings of them among others.
             _ => return Err(external("extent", if self.name.is_empty() { self.kind } else { self.name })),
         };
@@ -356,9 +355,8 @@ impl Extent<'_> {
 
     /// The name, which leads nowhere else.
     fn plain_name(&self) -> Result<String, Violation> {
-        let name = match std::str::from_utf8(self.name) {
-            Ok(name) => name,
-            Err(_) => return Err(invalid("extent", self.name, "the name is not UTF-8: rename the files and the line")),
+        let Ok(name) = std::str::from_utf8(self.name) else {
+            return Err(invalid("extent", self.name, "the name is not UTF-8: rename the files and the line"));
         };
         if name.is_empty() || matches!(name, "." | "..") || name.contains(['/', '\\', ':']) {
             return Err(external("extent", self.name));

@@ -198,7 +198,7 @@ impl Contents {
             return Err(Violation::new(Rule::ExternalDataFile, "href", &disk.href, message));
         };
         let described = Described { disk: disk.clone(), properties: descriptor.properties(disk) };
-        Ok(self.chosen(stored, ContainerFormat::Ova, Some(described))?)
+        self.chosen(stored, ContainerFormat::Ova, Some(described))
     }
 
     /// Without a descriptor: the one file that is there, or the one named. Files that another one is made of are part of that.

@@ -9,29 +9,15 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    audit::{Audit, Members, Slot},
-    contents::{Chosen, Contents, Search},
-    docker,
-    files::Described,
-    section::{Parts, SectionFeed},
-};
+use super::{audit::Slot, contents::Chosen, docker, files::Described, section::Parts, stage::Stage};
 use crate::{
     error::{Error, Kind, Result},
     format::Shape,
-    io::{Feed, Fetch, Keep, Peeked, Pump, Spill, Window, WindowLimits},
-    model::{ContainerFormat, DigestAlgorithm, DiskFormat, Limits, Properties, Rule, Violation},
+    io::{Feed, Fetch, Keep, Peeked},
+    model::{ContainerFormat, DiskFormat, Limits, Properties, Rule, Violation},
     source::RangeReader,
-    unpack::{
-        self, HEAD, Packing, UnpackLimits,
-        tar::{self, Scan},
-    },
+    unpack::{self, HEAD, Packing, tar},
 };
-
-/// What every member of an archive is digested with while its manifest may still come. Manifests after their files are written by
-/// tools that use one of these; SHA-512 is computed as well the second time, when it turned out to be needed.
-const ALGORITHMS: &[DigestAlgorithm] = &[DigestAlgorithm::Sha1, DigestAlgorithm::Sha256];
-const ALL_ALGORITHMS: &[DigestAlgorithm] = &[DigestAlgorithm::Sha1, DigestAlgorithm::Sha256, DigestAlgorithm::Sha512];
 
 /// Something around a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +122,7 @@ pub struct Ranges {
 
 impl Ranges {
     /// Reads from those parts of the source, or from all of it.
-    fn fetch(self, parts: Option<Parts>) -> Fetch {
+    pub(super) fn fetch(self, parts: Option<Parts>) -> Fetch {
         Box::new(move |offset, length| {
             let Some(parts) = &parts else { return self.read(offset, length) };
             match parts.locate(offset) {
@@ -171,21 +157,52 @@ pub struct Wrapping {
     pub container_format: ContainerFormat,
     /// Whether a compression was.
     pub packed: bool,
-    /// How the disk lies in its bytes.
-    shape: Shape,
-    /// What was taken of an archive.
-    parts: Vec<String>,
-    archive: Option<Archive>,
+    around: Around,
 }
 
-struct Archive {
-    chosen: Chosen,
-    shape: Shape,
-    parts: Vec<String>,
-    passed: Slot,
+/// Which archive was around a disk.
+enum Around {
+    Nothing,
+    /// None, if there is one file in the zip archive. Until its end has been seen, that is a guess.
+    OneFile(Box<Wants>),
+    Archive(Box<Archive>),
+    /// It is kept as it is.
+    Kept,
+}
+
+impl Around {
+    /// How the disk lies in its bytes.
+    fn shape(&self) -> &Shape {
+        match self {
+            Self::Nothing | Self::OneFile(_) => &Shape::Whole,
+            Self::Archive(archive) => &archive.shape,
+            Self::Kept => &Shape::Opaque,
+        }
+    }
+
+    /// What `error`, met in the disk, is worth: another disk may turn out to be meant, and that may be good.
+    fn doubt(&self, error: Error) -> Error {
+        match self {
+            Self::Archive(archive) => archive.chosen.doubt(error),
+            Self::OneFile(_) if error.violation().is_some() => {
+                Error::with_source(Kind::NeedsSpill, "what is refused may be one of several files", error)
+            }
+            _ => error,
+        }
+    }
+}
+
+pub(super) struct Archive {
+    pub chosen: Chosen,
+    pub shape: Shape,
+    /// What was taken of it.
+    pub parts: Vec<String>,
+    /// Whether it is a zip archive.
+    pub zipped: bool,
+    pub passed: Slot,
     /// What the disk's file turned out to be packed with.
-    packing: Option<Packing>,
-    wants: Wants,
+    pub packing: Option<Packing>,
+    pub wants: Wants,
 }
 
 /// Takes off what is around the disk in `feed`, which has `length` bytes if that is known.
@@ -194,139 +211,78 @@ struct Archive {
 /// A violation if there are more layers than there may be, or an archive holds no disk; else what `feed` says.
 pub fn peel(wants: &Wants, feed: impl Feed + 'static, length: Option<u64>, ranges: Option<Ranges>) -> Result<Peeled> {
     let feed: Box<dyn Feed> = Box::new(feed);
-    let mut stage = Stage { feed: Peeked::new(feed, HEAD)?, length, ranges, parts: None };
-    let (mut layers, mut archive) = (Vec::new(), None::<Archive>);
-    let mut keeps_archive = false;
-    while let Some(found) = stage.layer(archive.as_ref()).filter(|_| !wants.keeps_layers()) {
-        let again = layers.iter().any(|layer| std::mem::discriminant(layer) == std::mem::discriminant(&found));
+    let stage = Stage { feed: Peeked::new(feed, HEAD)?, length, ranges, parts: None };
+    let mut peeling = Peeling { stage, layers: Vec::new(), zipped: false, around: Around::Nothing };
+    while let Some(found) = peeling.next().filter(|_| !wants.keeps_layers()) {
+        let again = peeling.layers.iter().any(|layer| std::mem::discriminant(layer) == std::mem::discriminant(&found));
         if again {
-            return Err(doubt(archive.as_ref(), nested(&layers, found).into()));
+            return Err(peeling.around.doubt(nested(&peeling.layers, found).into()));
         }
-        layers.push(found);
-        match found {
-            Layer::Packed(packing) => {
-                if let Some(archive) = &mut archive {
-                    archive.packing = Some(packing);
-                }
-                stage = stage.unpack(packing, &wants.limits)?;
-            }
-            Layer::Archive if wants.container_format == Some(ContainerFormat::Docker) => {
-                stage.feed = Peeked::new(Box::new(stage.feed) as Box<dyn Feed>, docker::HEAD)?;
-                if docker::is_image(stage.feed.head()) {
-                    let (inner, found) = stage.enter(wants)?;
-                    stage = inner;
-                    archive = Some(found);
-                } else {
-                    stage = stage.keep()?;
-                    keeps_archive = true;
-                    break;
-                }
-            }
-            Layer::Archive => {
-                let (inner, found) = stage.enter(wants)?;
-                stage = inner;
-                archive = Some(found);
-            }
-        }
+        peeling = peeling.take(found, wants)?;
     }
-    let container_format = match &archive {
-        _ if keeps_archive => ContainerFormat::Docker,
-        Some(archive) => archive.container()?,
-        None if layers.is_empty() => wants.container(ContainerFormat::Bare)?,
-        None => wants.container(ContainerFormat::Compressed)?,
+    let packed = peeling.layers.iter().any(|layer| matches!(layer, Layer::Packed(_)));
+    let container_format = match &peeling.around {
+        Around::Archive(archive) => archive.container()?,
+        Around::Kept => ContainerFormat::Docker,
+        Around::OneFile(_) => ContainerFormat::Compressed,
+        Around::Nothing if peeling.layers.is_empty() => wants.container(ContainerFormat::Bare)?,
+        Around::Nothing => wants.container(ContainerFormat::Compressed)?,
     };
-    let packed = layers.iter().any(|layer| matches!(layer, Layer::Packed(_)));
-    let shape = match &archive {
-        _ if keeps_archive => Shape::Opaque,
-        Some(archive) => archive.shape.clone(),
-        None => Shape::Whole,
-    };
-    let parts = archive.as_ref().map(|archive| archive.parts.clone()).unwrap_or_default();
-    let wrapping = Wrapping { container_format, packed, shape, parts, archive };
-    let Stage { feed, length, ranges, parts } = stage;
+    let wrapping = Wrapping { container_format, packed, around: peeling.around };
+    let Stage { feed, length, ranges, parts } = peeling.stage;
     Ok(Peeled { feed: Box::new(feed), length, fetch: ranges.map(|ranges| ranges.fetch(parts)), wrapping })
 }
 
-/// Bytes between two layers.
-struct Stage {
-    feed: Peeked<Box<dyn Feed>>,
-    length: Option<u64>,
-    ranges: Option<Ranges>,
-    /// Where in the source they are, if it has ranges; `None` for all of it.
-    parts: Option<Parts>,
+/// A disk with some layers taken off.
+struct Peeling {
+    stage: Stage,
+    layers: Vec<Layer>,
+    /// Whether the archive that comes next is a zip archive.
+    zipped: bool,
+    around: Around,
 }
 
-impl Stage {
+impl Peeling {
     /// What is around what comes next. The files of extents are in nothing, and what is kept is not looked into.
-    fn layer(&self, archive: Option<&Archive>) -> Option<Layer> {
-        let whole = archive.is_none_or(|archive| archive.shape == Shape::Whole);
-        layer(self.feed.head()).filter(|_| whole)
+    fn next(&self) -> Option<Layer> {
+        layer(self.stage.feed.head()).filter(|_| *self.around.shape() == Shape::Whole)
     }
 
-    fn unpack(self, packing: Packing, limits: &Limits) -> Result<Self> {
-        let unpacker = unpack::unpacker(packing, Box::new(self.feed), UnpackLimits::new(limits));
-        let feed: Box<dyn Feed> = Box::new(Pump::start("vitrine-unpack", unpacker)?);
-        Ok(Self { feed: Peeked::new(feed, HEAD)?, length: None, ranges: None, parts: None })
-    }
-
-    /// Looks at a root filesystem that is kept as it is.
-    fn keep(self) -> Result<Self> {
-        let feed = Audit::new(self.feed, docker::rootfs_scan(), docker::RootFs::new());
-        let feed: Box<dyn Feed> = Box::new(Pump::start("vitrine-archive", feed)?);
-        Ok(Self { feed: Peeked::new(feed, HEAD)?, ..self })
-    }
-
-    /// Finds the disk in an archive.
-    fn enter(self, wants: &Wants) -> Result<(Self, Archive)> {
-        let Self { feed, length, ranges, .. } = self;
-        let feed = Peeked::new(Box::new(feed) as Box<dyn Feed>, docker::HEAD)?;
-        let image = docker::is_image(feed.head());
-        let passed = Slot::default();
-        let algorithms = if wants.keep == Keep::All { ALL_ALGORITHMS } else { ALGORITHMS };
-        let audit = Audit::new(feed, Scan::default(), Members::new(algorithms, passed.clone()));
-        let audit: Box<dyn Feed> = Box::new(Pump::start("vitrine-archive", audit)?);
-        let limits = WindowLimits { memory: wants.limits.window_memory, tables: wants.limits.max_table_memory };
-        let fetch = || ranges.clone().map(|ranges| ranges.fetch(None));
-        let spill = Spill::new(&wants.scratch, wants.limits.max_spill);
-        let mut window = Window::new(audit, length, Keep::Unread, spill, limits, fetch());
-        let twice = fetch().filter(|_| image && wants.keep == Keep::Unread);
-        let recalls = twice.is_some();
-        if let Some(fetch) = twice {
-            window.recall(fetch);
-        }
-        // Without ranges, what stands before the descriptor would have to wait for it, and mostly there is none.
-        let search = if ranges.is_some() || wants.keep == Keep::All { Search::Described } else { Search::First };
-        let wanted = wants.container_disk.as_deref();
-        let (contents, chosen) = Contents::gather(&mut window.tables(), wanted, search)?;
-        if chosen.is_image() {
-            if !recalls && wants.keep == Keep::Unread {
-                return Err(again(wants.keep, "the layers of a container image are read twice"));
+    /// Takes off what is `found` next.
+    fn take(mut self, found: Layer, wants: &Wants) -> Result<Self> {
+        match found {
+            Layer::Packed(Packing::Zip) if matches!(self.around, Around::Nothing) => {
+                let (stage, listing) = self.stage.list(wants)?;
+                let known = listing.is_some() || wants.keep == Keep::All;
+                if let Some(listing) = listing.filter(|listing| listing.files() > 1) {
+                    return Ok(Self { stage: stage.unzip(listing, &wants.limits)?, zipped: true, ..self });
+                }
+                let limits = &wants.limits;
+                self.stage = if known { stage.unpack(Packing::Zip, limits)? } else { stage.unzip_one(limits)? };
+                if !known {
+                    self.around = Around::OneFile(Box::new(wants.clone()));
+                }
             }
-            window.keep(wants.keep);
-            return Self::of_image(&contents, chosen, window, passed, wants);
+            Layer::Packed(packing) => {
+                if let Around::Archive(archive) = &mut self.around {
+                    archive.packing = Some(packing);
+                }
+                self.stage = self.stage.unpack(packing, &wants.limits)?;
+            }
+            Layer::Archive => {
+                let feed: Box<dyn Feed> = Box::new(self.stage.feed);
+                self.stage.feed = Peeked::new(feed, docker::HEAD)?;
+                let image = docker::is_image(self.stage.feed.head());
+                if wants.container_format == Some(ContainerFormat::Docker) && !image {
+                    (self.stage, self.around) = (self.stage.keep()?, Around::Kept);
+                } else {
+                    let (stage, archive) = self.stage.enter(wants, image, self.zipped)?;
+                    (self.stage, self.around) = (stage, Around::Archive(Box::new(archive)));
+                }
+            }
         }
-        let parts = Parts::of(&chosen.files.parts);
-        let feed: Box<dyn Feed> = Box::new(SectionFeed::new(window, parts.clone(), &chosen.files.name));
-        let feed = Peeked::new(feed, HEAD)?;
-        chosen.check_head(feed.head()).map_err(|violation| chosen.doubt(violation.into()))?;
-        let stage = Self { feed, length: Some(parts.length()), ranges, parts: Some(parts) };
-        let (shape, parts) = (chosen.files.shape.clone(), chosen.names());
-        Ok((stage, Archive { chosen, shape, parts, passed, packing: None, wants: wants.clone() }))
-    }
-
-    /// What the layers of a container image come to.
-    fn of_image(
-        contents: &Contents,
-        chosen: Chosen,
-        window: Window<Box<dyn Feed>>,
-        passed: Slot,
-        wants: &Wants,
-    ) -> Result<(Self, Archive)> {
-        let wanted = wants.container_disk.as_deref();
-        let image = docker::unwrap(contents, window, wanted, wants.container_format, &wants.limits)?;
-        let stage = Self { feed: Peeked::new(image.feed, HEAD)?, length: image.length, ranges: None, parts: None };
-        let (shape, parts) = (image.shape, image.parts);
-        Ok((stage, Archive { chosen, shape, parts, passed, packing: None, wants: wants.clone() }))
+        self.layers.push(found);
+        Ok(self)
     }
 }
 
@@ -334,13 +290,18 @@ impl Archive {
     /// What the archive is, which must be what was declared. One whose descriptor may still come is nothing for certain.
     fn container(&self) -> Result<ContainerFormat, Violation> {
         self.chosen.check_packing(self.packing)?;
-        let found = self.chosen.container_format;
+        let found = self.name(self.chosen.container_format);
         if self.chosen.described.is_none() && !self.chosen.last { Ok(found) } else { self.wants.container(found) }
+    }
+
+    /// A package is an appliance only as a tar archive.
+    fn name(&self, found: ContainerFormat) -> ContainerFormat {
+        if self.zipped && found == ContainerFormat::Ova { ContainerFormat::Ovf } else { found }
     }
 }
 
 impl Chosen {
-    fn doubt(&self, error: Error) -> Error {
+    pub(super) fn doubt(&self, error: Error) -> Error {
         if error.violation().is_none() || self.last || self.described.is_some() {
             return error;
         }
@@ -394,17 +355,20 @@ impl Chosen {
 impl Wrapping {
     /// How the disk lies in its bytes.
     pub fn shape(&self) -> &Shape {
-        &self.shape
+        self.around.shape()
     }
 
     /// What was taken of an archive.
     pub fn parts(&self) -> &[String] {
-        &self.parts
+        match &self.around {
+            Around::Archive(archive) => &archive.parts,
+            _ => &[],
+        }
     }
 
     /// What `error`, met in the disk, is worth: another disk may turn out to be meant, and that may be good.
     pub fn doubt(&self, error: Error) -> Error {
-        doubt(self.archive.as_ref(), error)
+        self.around.doubt(error)
     }
 
     /// Holds the size of the guest's disk, once it is known, against what the container says.
@@ -412,7 +376,10 @@ impl Wrapping {
     /// # Errors
     /// A violation if they differ.
     pub fn check_size(&self, virtual_size: u64) -> Result<()> {
-        self.archive.as_ref().map_or(Ok(()), |archive| Ok(archive.chosen.check_size(virtual_size)?))
+        match &self.around {
+            Around::Archive(archive) => Ok(archive.chosen.check_size(virtual_size)?),
+            _ => Ok(()),
+        }
     }
 
     /// To be called when all bytes have passed: holds what the whole archive says against what was done.
@@ -421,8 +388,12 @@ impl Wrapping {
     /// A violation if a member is not as it is described; `NeedsSpill` if another disk turns out to be meant.
     pub fn conclude(&self, virtual_size: u64) -> Result<(ContainerFormat, Properties)> {
         self.check_size(virtual_size)?;
-        let Some(archive) = &self.archive else { return Ok((self.container_format, Properties::new())) };
-        let Archive { chosen, passed, packing, wants, .. } = archive;
+        let archive = match &self.around {
+            Around::Archive(archive) => archive,
+            Around::OneFile(wants) => return Ok((wants.container(self.container_format)?, Properties::new())),
+            Around::Nothing | Around::Kept => return Ok((self.container_format, Properties::new())),
+        };
+        let Archive { chosen, passed, packing, wants, .. } = archive.as_ref();
         let contents = passed.lock().unwrap_or_else(PoisonError::into_inner).take();
         let contents = contents.ok_or_else(|| Error::new(Kind::Internal, "the archive's end was not seen"))?;
         let meant = contents.choose(wants.container_disk.as_deref())?;
@@ -432,7 +403,7 @@ impl Wrapping {
         }
         meant.check_packing(*packing)?;
         meant.check_size(virtual_size)?;
-        let container_format = wants.container(meant.container_format)?;
+        let container_format = wants.container(archive.name(meant.container_format))?;
         let properties = contents.check(&meant, false)?;
         let properties = properties
             .ok_or_else(|| again(wants.keep, "the manifest after its files has other digests than expected"))?;
@@ -440,15 +411,8 @@ impl Wrapping {
     }
 }
 
-fn doubt(archive: Option<&Archive>, error: Error) -> Error {
-    match archive {
-        Some(archive) => archive.chosen.doubt(error),
-        None => error,
-    }
-}
-
 /// What needs the archive a second time. That it is not needed a third time is held by how it is read then.
-fn again(keep: Keep, why: &str) -> Error {
+pub(super) fn again(keep: Keep, why: &str) -> Error {
     let kind = if keep == Keep::All { Kind::Internal } else { Kind::NeedsSpill };
     Error::new(kind, format!("{why}, and that stands behind it in the archive"))
 }

@@ -19,6 +19,7 @@ mod layers;
 mod manifest;
 mod ovf;
 mod section;
+mod stage;
 mod xml;
 
 pub use contents::{Contents, Search};

@@ -23,6 +23,11 @@ impl Parts {
         Self(members.iter().map(|member| (member.offset, member.size)).collect())
     }
 
+    /// The first `length` bytes.
+    pub fn whole(length: u64) -> Self {
+        Self(vec![(0, length)])
+    }
+
     /// Length of all together.
     pub fn length(&self) -> u64 {
         self.0.iter().fold(0, |sum: u64, (_, length)| sum.saturating_add(*length))

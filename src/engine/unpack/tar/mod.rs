@@ -1,4 +1,4 @@
-//! Reads tar archives: POSIX.1-1988 ustar, POSIX.1-2001 pax, and GNU's long names and large sizes.
+//! Reads tar archives, and writes their headers: POSIX.1-1988 ustar, POSIX.1-2001 pax, and GNU's long names and large sizes.
 //!
 //! A member's bytes stand in one stretch of the archive, so nothing is unpacked here: the answer is where they are. Where files are
 //! wanted, links, devices and sparse members are refused, because what they hold is not what stands in that stretch. No name is ever
@@ -9,9 +9,11 @@
 mod header;
 mod pax;
 mod scan;
+mod write;
 
 use scan::shown;
 pub use scan::{Item, Scan, is_tar, trailing};
+pub use write::Heading;
 
 use crate::{
     error::Result,

@@ -44,7 +44,7 @@ impl Shared {
 }
 
 /// How much came out of how much, over all layers.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Weight {
     packed: u64,
     data: u64,

@@ -7,10 +7,7 @@
 //! links and devices, then folders, deepest first, so that nothing changes a folder after its times were set. Names of users and
 //! groups are left out: they mean others elsewhere.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt::Write as _,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,16 +20,13 @@ use crate::{
     error::{Error, Kind, Result},
     io::{Feed, Forward, ReadAt as _},
     model::Limits,
-    unpack::tar::{BLOCK, Scan, next_entry, trailing, truncated},
+    unpack::tar::{BLOCK, Heading, Scan, next_entry, trailing, truncated},
 };
 
 /// Entries of one layer, those included that remove others. Bounds the time that an image takes.
 pub(super) const MAX_ENTRIES: u32 = 1_000_000;
 /// Bytes given out at once.
 const PIECE: usize = 512 << 10;
-/// Sizes and numbers up to here have room in a header.
-const MOST_OCTAL: u64 = 0o777_7777_7777;
-const MOST_SHORT_OCTAL: u64 = 0o777_7777;
 
 /// Reads all layers, which must be what they are said to be, and gives the tree.
 ///
@@ -110,7 +104,7 @@ pub(super) struct Flat {
     limits: Limits,
     plan: Plan,
     open: Option<Open>,
-    /// How many entries the archive has had.
+    /// Whether the zeros at the archive's end are written.
     ended: bool,
 }
 
@@ -132,10 +126,10 @@ impl Flat {
     /// Appends a little to `output`; false at the end.
     fn step(&mut self, output: &mut BytesMut) -> Result<bool> {
         if let Some(open) = &mut self.open {
-            match open.step(&mut self.plan, output)? {
-                true => return Ok(true),
-                false => self.open = None,
+            if open.step(&mut self.plan, output)? {
+                return Ok(true);
             }
+            self.open = None;
         }
         // Layers of which nothing is left are not read again.
         if let Some((id, _)) = self.plan.files.first_key_value() {
@@ -212,125 +206,44 @@ impl Feed for Flat {
 
 /// Writes a file's header; what is given back follows its bytes: padding, and its other names.
 fn put_file(output: &mut BytesMut, meta: &Meta, size: u64, names: &[Vec<u8>]) -> Bytes {
-    let mut behind = BytesMut::zeroed(usize::try_from(size.next_multiple_of(BLOCK as u64) - size).unwrap_or(0));
-    let mut names = names.iter();
-    if let Some(first) = names.next() {
-        put(output, Header { path: first, typeflag: b'0', size, link: b"", device: (0, 0), meta });
+    let padding = size.next_multiple_of(BLOCK as u64).saturating_sub(size);
+    let mut behind = BytesMut::zeroed(usize::try_from(padding).unwrap_or(0));
+    if let Some((first, names)) = names.split_first() {
+        output.extend_from_slice(&Heading { size, ..heading(first, b'0', meta) }.to_bytes());
         for name in names {
-            put(&mut behind, Header { path: name, typeflag: b'1', size: 0, link: first, device: (0, 0), meta });
+            behind.extend_from_slice(&Heading { link: first, ..heading(name, b'1', meta) }.to_bytes());
         }
     }
     behind.freeze()
 }
 
 fn put_node(output: &mut BytesMut, path: &[u8], node: &Node) {
-    let (size, device) = (0, (0, 0));
-    match node {
+    let bytes = match node {
         Node::Folder(meta) => {
             let path = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
-            put(output, Header { path: &path, typeflag: b'5', size, link: b"", device, meta });
+            heading(&path, b'5', meta).to_bytes()
         }
-        Node::Link(meta, target) => put(output, Header { path, typeflag: b'2', size, link: target, device, meta }),
+        Node::Link(meta, target) => Heading { link: target, ..heading(path, b'2', meta) }.to_bytes(),
         Node::Special(meta, typeflag, device) => {
-            put(output, Header { path, typeflag: *typeflag, size, link: b"", device: *device, meta });
+            Heading { device: *device, ..heading(path, *typeflag, meta) }.to_bytes()
         }
         // Those were written with their bytes.
-        Node::File(_) => {}
-    }
-}
-
-struct Header<'a> {
-    path: &'a [u8],
-    typeflag: u8,
-    size: u64,
-    link: &'a [u8],
-    device: (u32, u32),
-    meta: &'a Meta,
-}
-
-/// Writes a header, with an extended one before it for what has no room in it.
-fn put(output: &mut BytesMut, header: Header<'_>) {
-    let mut records = Vec::new();
-    let mut long = |keyword: &str, value: &[u8], fits: bool| {
-        if !fits {
-            records.extend(record(keyword.as_bytes(), value));
-        }
+        Node::File(_) => Vec::new(),
     };
-    let Header { path, link, size, meta, .. } = header;
-    let number = |value: u64| value.to_string().into_bytes();
-    long("path", path, path.len() <= 100);
-    long("linkpath", link, link.len() <= 100);
-    long("size", &number(size), size <= MOST_OCTAL);
-    long("uid", &number(meta.owner), meta.owner <= MOST_SHORT_OCTAL);
-    long("gid", &number(meta.group), meta.group <= MOST_SHORT_OCTAL);
-    long("mtime", &number(meta.modified), meta.modified <= MOST_OCTAL);
-    for (keyword, value) in &meta.attributes {
-        records.extend(record(keyword, value));
-    }
-    if !records.is_empty() {
-        let meta = Meta { mode: 0o644, ..Meta::default() };
-        let (path, size) = (b"././@PaxHeader".as_slice(), records.len() as u64);
-        block(output, &Header { path, typeflag: b'x', size, link: b"", device: (0, 0), meta: &meta });
-        records.resize(records.len().next_multiple_of(BLOCK), 0);
-        output.extend_from_slice(&records);
-    }
-    block(output, &header);
+    output.extend_from_slice(&bytes);
 }
 
-/// `length keyword=value`, where the length counts its own digits.
-fn record(keyword: &[u8], value: &[u8]) -> Vec<u8> {
-    let rest = keyword.len().saturating_add(value.len()).saturating_add(3);
-    let digits = |length: usize| length.checked_ilog10().unwrap_or(0) as usize + 1;
-    let length = rest.saturating_add(digits(rest.saturating_add(digits(rest))));
-    [length.to_string().as_bytes(), b" ", keyword, b"=", value, b"\n"].concat()
-}
-
-fn block(output: &mut BytesMut, header: &Header<'_>) {
-    let mut block = [0_u8; BLOCK];
-    let mut field = |at: usize, room: usize, bytes: &[u8]| {
-        let bytes = bytes.get(..bytes.len().min(room)).unwrap_or_default();
-        if let Some(place) = block.get_mut(at..at.saturating_add(bytes.len())) {
-            place.copy_from_slice(bytes);
-        }
-    };
-    let octal = |value: u64, digits: usize, most: u64| {
-        let mut text = String::new();
-        // A text takes whatever is written into it.
-        let _ = write!(text, "{:0digits$o}", if value <= most { value } else { 0 });
-        text.into_bytes()
-    };
-    let Header { path, typeflag, size, link, device, meta } = header;
-    field(0, 100, path);
-    field(100, 7, &octal(u64::from(meta.mode), 7, MOST_SHORT_OCTAL));
-    field(108, 7, &octal(meta.owner, 7, MOST_SHORT_OCTAL));
-    field(116, 7, &octal(meta.group, 7, MOST_SHORT_OCTAL));
-    field(124, 11, &octal(*size, 11, MOST_OCTAL));
-    field(136, 11, &octal(meta.modified, 11, MOST_OCTAL));
-    field(148, 8, b"        ");
-    field(156, 1, &[*typeflag]);
-    field(157, 100, link);
-    field(257, 8, b"ustar\x0000");
-    field(329, 7, &octal(u64::from(device.0), 7, MOST_SHORT_OCTAL));
-    field(337, 7, &octal(u64::from(device.1), 7, MOST_SHORT_OCTAL));
-    let sum = block.iter().fold(0_u64, |sum, byte| sum.saturating_add(u64::from(*byte)));
-    let mut text = octal(sum, 6, MOST_SHORT_OCTAL);
-    text.extend_from_slice(b"\0 ");
-    if let Some(place) = block.get_mut(148..156) {
-        place.copy_from_slice(&text);
-    }
-    output.extend_from_slice(&block);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_counts_itself() {
-        for length in 0..1200 {
-            let record = record(b"path", &vec![b'a'; length]);
-            let told: usize = std::str::from_utf8(&record).unwrap().split(' ').next().unwrap().parse().unwrap();
-            assert_eq!(told, record.len());
-        }
+fn heading<'a>(path: &'a [u8], typeflag: u8, meta: &'a Meta) -> Heading<'a> {
+    Heading {
+        path,
+        typeflag,
+        size: 0,
+        link: b"",
+        mode: meta.mode,
+        owner: meta.owner,
+        group: meta.group,
+        modified: meta.modified,
+        device: (0, 0),
+        attributes: &meta.attributes,
     }
 }

@@ -112,9 +112,9 @@ struct Leaf {
 pub(super) fn layers(contents: &Contents, input: &mut dyn ReadAt, wanted: Option<&str>) -> Result<Vec<Layer>> {
     let mut documents = Documents { contents, input };
     if contents.find("oci-layout").is_some() || contents.find("index.json").is_some() {
-        return documents.from_index(wanted);
+        return documents.by_index(wanted);
     }
-    documents.from_saved(wanted)
+    documents.by_saved(wanted)
 }
 
 struct Documents<'a> {
@@ -123,7 +123,7 @@ struct Documents<'a> {
 }
 
 impl Documents<'_> {
-    fn from_index(&mut self, wanted: Option<&str>) -> Result<Vec<Layer>> {
+    fn by_index(&mut self, wanted: Option<&str>) -> Result<Vec<Layer>> {
         let index: Index = parse("index.json", &self.named("index.json")?)?;
         let mut leaves = Vec::new();
         self.collect(index, 0, &mut 0, &mut leaves)?;
@@ -190,7 +190,7 @@ impl Documents<'_> {
         }
     }
 
-    fn from_saved(&mut self, wanted: Option<&str>) -> Result<Vec<Layer>> {
+    fn by_saved(&mut self, wanted: Option<&str>) -> Result<Vec<Layer>> {
         let mut images: Vec<Saved> = parse("manifest.json", &self.named("manifest.json")?)?;
         let tags = |image: &Saved| image.repo_tags.clone().unwrap_or_default();
         let names: Vec<_> = images.iter().map(|image| shown(&tags(image).join(" "))).collect();
