@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result},
     format::{
         DiskMap, Order, Place, Shape,
+        ambiguity::{TAIL, check_head, check_tail},
         detect::{Found, settle},
         open::{Judged, judge, recognise},
     },
@@ -48,6 +49,12 @@ pub fn inspect_as(
                 Err(violations) => inspection.reasons = violations,
                 Ok(map) => look(input, map, &mut inspection)?,
             }
+            if let Found::Disk(format) = found {
+                inspection.reasons.extend(check_head(&head, format).err());
+            }
+            if *shape == Shape::Whole {
+                look_at_end(input, &mut inspection)?;
+            }
         }
     }
     inspection.size = input.length();
@@ -71,6 +78,15 @@ fn look(input: &mut dyn ReadAt, mut map: Box<dyn DiskMap>, inspection: &mut Insp
             None => Err(error),
         },
     }
+}
+
+/// Looks whether the file ends as one of another format.
+fn look_at_end(input: &mut dyn ReadAt, inspection: &mut Inspection) -> Result<()> {
+    if let (Some(length), Some(format)) = (input.length(), inspection.disk_format) {
+        let tail = input.read_up_to(length.saturating_sub(TAIL as u64), TAIL)?;
+        inspection.reasons.extend(check_tail(&tail, format).err());
+    }
+    Ok(())
 }
 
 /// Resolves the whole disk, if that shows anything more, and unpacks what the file's end may have cut.

@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "tests build their own bytes and may panic"))]
 
 mod amazon;
+mod ambiguity;
 mod blocks;
 mod claims;
 mod detect;
@@ -29,6 +30,7 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 
+pub use ambiguity::{LOOK, TAIL, check_layer, check_tail};
 pub use encoder::encoder;
 pub use inspect::{inspect, inspect_as};
 pub use open::{open, open_as};

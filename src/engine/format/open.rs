@@ -9,6 +9,7 @@ use crate::{
     format::{
         DiskMap, Order, Shape,
         amazon::detect_as,
+        ambiguity::check_head,
         detect::{Found, HEAD_LENGTH, Reader, settle},
         ploop::PloopMap,
         qcow2::{Header, Qcow2Map},
@@ -49,6 +50,9 @@ pub fn open_as(
 ) -> Result<Box<dyn DiskMap>> {
     let (head, found) = recognise(input, shape, declared)?;
     let reader = settle(found, declared)?;
+    if let Found::Disk(format) = found {
+        check_head(&head, format)?;
+    }
     judge(reader, input, shape, &head, limits, order)?.map.map_err(|violations| match violations.into_iter().next() {
         Some(violation) => violation.into(),
         None => Error::new(Kind::Internal, "refused for no reason"),

@@ -13,6 +13,7 @@ mod ranges;
 mod recall;
 mod spill;
 mod stream;
+mod tail;
 mod window;
 mod zero;
 
@@ -27,6 +28,7 @@ pub use pump::Pump;
 pub use ranges::RangeSet;
 pub use spill::Spill;
 pub use stream::feed_from;
+pub use tail::{LastBytes, Tailed};
 pub use window::{Fetch, Keep, Tables, Window, WindowLimits};
 pub use zero::{NonzeroRuns, is_zero, nonzero_runs};
 

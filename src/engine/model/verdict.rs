@@ -46,6 +46,8 @@ pub enum Rule {
     UnsupportedFormat,
     /// The declared format is not the found one.
     FormatMismatch,
+    /// The bytes are of two formats at once.
+    AmbiguousFormat,
     /// The bytes are no disk at all.
     NotADisk,
     /// A compressed stream that does not unpack.

@@ -25,8 +25,8 @@ use crate::{
 
 /// Bytes looked at to tell what a stream is: as much as formats look at.
 const HEAD: usize = 64 << 10;
-/// Bytes at the end of a flat disk that are kept to tell what it is: a sector is enough for every format there is.
-const TAIL: usize = 512;
+/// Bytes at the end of a flat disk that are kept to tell what it is.
+const TAIL: usize = format::TAIL;
 /// Least and most bytes fetched at once. Tables are 64 KiB in most images, and a round trip takes as long as a MiB on an
 /// ordinary link, so more is fetched only where one read follows close behind another.
 const FETCH: Range = Range { least: 64 << 10, most: 1 << 20 };
@@ -121,7 +121,12 @@ fn look(job: &InspectJob, keep: Keep, opened: Opened, handle: &Handle, stop: Can
 
 /// Reads tables only; `None` if there is a compression around the disk that has to be taken off first.
 fn by_ranges(wants: &Wants, input: &mut Ranged) -> Result<Option<Inspection>> {
-    let head = input.read_up_to(0, unpack::HEAD)?;
+    let head = input.read_up_to(0, HEAD)?;
+    if let Some(found) = layer(&head).filter(|_| !wants.keeps_layers())
+        && let Err(violation) = format::check_layer(&head, found.name())
+    {
+        return refused(None, ContainerFormat::Bare, input.length(), violation.into()).map(Some);
+    }
     match layer(&head).filter(|_| !wants.keeps_layers()) {
         None => {
             let mut inspection = format::inspect(input, wants.disk_format(), &wants.limits)?;

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     format::{self, Order, Shape},
-    io::{Feed, Keep, Pump, ReadAt as _, Spill, Window, WindowLimits, feed_from},
+    io::{Feed, Keep, LastBytes, Pump, ReadAt as _, Spill, Tailed, Window, WindowLimits, feed_from},
     model::{Digest, DigestAlgorithm, DiskFormat, Evidence, Limits, Received, Rule, Violation},
     source::Opened,
     verify::{DigestSet, DigestedFeed},
@@ -64,11 +64,12 @@ impl Intake {
     pub fn run(self, opened: Opened, handle: &Handle, job: Transfer) -> Result<Moved, Failed> {
         let _runtime = handle.enter();
         let received = Arc::new(Mutex::new(None));
-        let (window, wrapping) = match self.open_window(opened, handle, &received) {
+        let (window, wrapping, last) = match self.open_window(opened, handle, &received) {
             Ok(window) => window,
             Err(error) => return Err(Failed::before(error, job)),
         };
-        self.move_disk(window, &wrapping, &received, job).map_err(|failed| failed.map(|error| wrapping.doubt(error)))
+        self.move_disk(window, &wrapping, &last, &received, job)
+            .map_err(|failed| failed.map(|error| wrapping.doubt(error)))
     }
 
     /// Opens and transfers what the stages in front give.
@@ -76,6 +77,7 @@ impl Intake {
         self,
         mut window: Window<Box<dyn Feed>>,
         wrapping: &Wrapping,
+        last: &LastBytes,
         received: &Mutex<Option<Received>>,
         mut job: Transfer,
     ) -> Result<Moved, Failed> {
@@ -99,6 +101,9 @@ impl Intake {
         let evidence = window.finish().and_then(|()| {
             // Only now is the length of every stream known, and whether tables reach past it.
             map.check_length(window.length().unwrap_or(0))?;
+            if *wrapping.shape() == Shape::Whole {
+                format::check_tail(&last.lock().unwrap_or_else(PoisonError::into_inner), map.format())?;
+            }
             let received = received.lock().unwrap_or_else(PoisonError::into_inner).take();
             let received = received.ok_or_else(|| Error::new(Kind::Internal, "the source's end was not seen"))?;
             Ok((received, wrapping.conclude(manifest.virtual_size)?))
@@ -137,7 +142,7 @@ impl Intake {
         opened: Opened,
         handle: &Handle,
         received: &Arc<Mutex<Option<Received>>>,
-    ) -> Result<(Window<Box<dyn Feed>>, Wrapping)> {
+    ) -> Result<(Window<Box<dyn Feed>>, Wrapping, LastBytes)> {
         let Opened { length, stream, ranges, .. } = opened;
         let slot = received.clone();
         let algorithms = self.declared.iter().map(Digest::algorithm).chain([DigestAlgorithm::Sha256]);
@@ -152,7 +157,8 @@ impl Intake {
         let limits =
             WindowLimits { memory: self.wants.limits.window_memory, tables: self.wants.limits.max_table_memory };
         let spill = Spill::new(&self.wants.scratch, self.wants.limits.max_spill);
-        Ok((Window::new(feed, length, self.wants.keep, spill, limits, fetch), wrapping))
+        let (feed, last) = Tailed::new(feed, format::TAIL);
+        Ok((Window::new(Box::new(feed), length, self.wants.keep, spill, limits, fetch), wrapping, last))
     }
 }
 

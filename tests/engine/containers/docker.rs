@@ -1,7 +1,7 @@
 //! Container images: as `docker save` and the OCI layout have them, and as `docker export` writes them.
 
 mod hostile;
-mod image;
+pub mod image;
 mod layers;
 
 use std::{fs, path::Path, process::Command};

@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::{audit::Slot, contents::Chosen, docker, files::Described, section::Parts, stage::Stage};
 use crate::{
     error::{Error, Kind, Result},
-    format::Shape,
+    format::{self, LOOK, Shape},
     io::{Feed, Fetch, Keep, Peeked},
     model::{ContainerFormat, DiskFormat, Limits, Properties, Rule, Violation},
     source::RangeReader,
-    unpack::{self, HEAD, Packing, tar},
+    unpack::{self, Packing, tar},
 };
 
 /// Something around a disk.
@@ -29,7 +29,8 @@ pub enum Layer {
 }
 
 impl Layer {
-    fn name(self) -> &'static str {
+    /// What messages call it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Packed(packing) => packing.name(),
             Self::Archive => "tar",
@@ -211,12 +212,15 @@ pub(super) struct Archive {
 /// A violation if there are more layers than there may be, or an archive holds no disk; else what `feed` says.
 pub fn peel(wants: &Wants, feed: impl Feed + 'static, length: Option<u64>, ranges: Option<Ranges>) -> Result<Peeled> {
     let feed: Box<dyn Feed> = Box::new(feed);
-    let stage = Stage { feed: Peeked::new(feed, HEAD)?, length, ranges, parts: None };
+    let stage = Stage { feed: Peeked::new(feed, LOOK)?, length, ranges, parts: None };
     let mut peeling = Peeling { stage, layers: Vec::new(), zipped: false, around: Around::Nothing };
     while let Some(found) = peeling.next().filter(|_| !wants.keeps_layers()) {
         let again = peeling.layers.iter().any(|layer| std::mem::discriminant(layer) == std::mem::discriminant(&found));
         if again {
             return Err(peeling.around.doubt(nested(&peeling.layers, found).into()));
+        }
+        if let Err(violation) = format::check_layer(peeling.stage.feed.head(), found.name()) {
+            return Err(peeling.around.doubt(violation.into()));
         }
         peeling = peeling.take(found, wants)?;
     }

@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
+    format::LOOK,
     io::{Feed, Fetch, Keep, Peeked, Pump, ReadAt, Spill, Window, WindowLimits},
     model::{DigestAlgorithm, Limits},
     unpack::{
-        self, HEAD, Packing, UnpackLimits,
+        self, Packing, UnpackLimits,
         tar::Scan,
         zip::{self, Listing},
     },
@@ -39,28 +40,28 @@ impl Stage {
     pub fn unpack(self, packing: Packing, limits: &Limits) -> Result<Self> {
         let unpacker = unpack::unpacker(packing, Box::new(self.feed), UnpackLimits::new(limits));
         let feed: Box<dyn Feed> = Box::new(Pump::start("vitrine-unpack", unpacker)?);
-        Ok(Self { feed: Peeked::new(feed, HEAD)?, length: None, ranges: None, parts: None })
+        Ok(Self { feed: Peeked::new(feed, LOOK)?, length: None, ranges: None, parts: None })
     }
 
     /// Looks at a root filesystem that is kept as it is.
     pub fn keep(self) -> Result<Self> {
         let feed = Audit::new(self.feed, docker::rootfs_scan(), docker::RootFs::new());
         let feed: Box<dyn Feed> = Box::new(Pump::start("vitrine-archive", feed)?);
-        Ok(Self { feed: Peeked::new(feed, HEAD)?, ..self })
+        Ok(Self { feed: Peeked::new(feed, LOOK)?, ..self })
     }
 
     /// What comes out of a zip archive, which may turn out to hold more than that.
     pub fn unzip_one(self, limits: &Limits) -> Result<Self> {
         let unpacker = unpack::unpacker(Packing::Zip, Box::new(self.feed), UnpackLimits::new(limits));
         let feed: Box<dyn Feed> = Box::new(OneFile(Pump::start("vitrine-unpack", unpacker)?));
-        Ok(Self { feed: Peeked::new(feed, HEAD)?, length: None, ranges: None, parts: None })
+        Ok(Self { feed: Peeked::new(feed, LOOK)?, length: None, ranges: None, parts: None })
     }
 
     /// The files of a zip archive, as another archive.
     pub fn unzip(self, listing: Listing, limits: &Limits) -> Result<Self> {
         let unpacker = unpack::zip_files(listing, Box::new(self.feed), UnpackLimits::new(limits));
         let feed: Box<dyn Feed> = Box::new(Pump::start("vitrine-unpack", unpacker)?);
-        Ok(Self { feed: Peeked::new(feed, HEAD)?, length: None, ranges: None, parts: None })
+        Ok(Self { feed: Peeked::new(feed, LOOK)?, length: None, ranges: None, parts: None })
     }
 
     /// What stands at the end of a zip archive, where that can be had: by range, or by keeping all of it. Else there is taken to be one
@@ -83,7 +84,7 @@ impl Stage {
         window.read_up_to(i64::MAX.unsigned_abs(), 1)?;
         let (listing, length) = (zip::list(&mut window)?, window.length());
         let feed: Box<dyn Feed> = Box::new(SectionFeed::new(window, Parts::whole(length.unwrap_or(0)), "the archive"));
-        Ok((Self { feed: Peeked::new(feed, HEAD)?, length, ranges: None, parts: None }, listing))
+        Ok((Self { feed: Peeked::new(feed, LOOK)?, length, ranges: None, parts: None }, listing))
     }
 
     /// Finds the disk in an archive: one of an `image`, or another; a zip archive before it was unpacked, or not.
@@ -115,7 +116,7 @@ impl Stage {
         }
         let parts = Parts::of(&chosen.files.parts);
         let feed: Box<dyn Feed> = Box::new(SectionFeed::new(window, parts.clone(), &chosen.files.name));
-        let feed = Peeked::new(feed, HEAD)?;
+        let feed = Peeked::new(feed, LOOK)?;
         chosen.check_head(feed.head()).map_err(|violation| chosen.doubt(violation.into()))?;
         let stage = Self { feed, length: Some(parts.length()), ranges, parts: Some(parts) };
         let (shape, parts) = (chosen.files.shape.clone(), chosen.names());
@@ -133,7 +134,7 @@ impl Stage {
     ) -> Result<(Self, Archive)> {
         let wanted = wants.container_disk.as_deref();
         let image = docker::unwrap(contents, window, wanted, wants.container_format, &wants.limits)?;
-        let stage = Self { feed: Peeked::new(image.feed, HEAD)?, length: image.length, ranges: None, parts: None };
+        let stage = Self { feed: Peeked::new(image.feed, LOOK)?, length: image.length, ranges: None, parts: None };
         let (shape, parts) = (image.shape, image.parts);
         Ok((stage, Archive { chosen, shape, parts, zipped, passed, packing: None, wants: wants.clone() }))
     }
