@@ -51,7 +51,7 @@ impl<F: Feed> Feed for Tailed<F> {
             return Ok(Some(piece));
         }
         let mut all = BytesMut::with_capacity(self.held);
-        self.pieces.drain(..).for_each(|piece| all.extend_from_slice(&piece));
+        self.pieces.iter().for_each(|piece| all.extend_from_slice(piece));
         let last = all.split_off(all.len().saturating_sub(self.keep));
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last.freeze();
         Ok(None)
@@ -76,6 +76,8 @@ mod tests {
             let (mut feed, last) =
                 Tailed::new(Pieces(all.chunks(piece).rev().map(Bytes::copy_from_slice).collect()), keep);
             while feed.next().unwrap().is_some() {}
+            // Whoever does not know that it has ended asks again.
+            assert!(feed.next().unwrap().is_none());
             assert_eq!(*last.lock().unwrap(), all[256 - keep.min(256)..], "{piece} {keep}");
         }
     }
