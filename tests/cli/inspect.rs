@@ -90,6 +90,14 @@ fn reasons_tell_rule_field_value_and_what_to_do() {
 }
 
 #[test]
+fn what_a_refused_header_says_of_the_size_is_told() {
+    let (folder, cases) = hostile();
+    let large = cases.iter().find(|case| case["file"] == "virtual-size-63-tib.qcow2").unwrap();
+    let (_, found) = inspect(folder.join(large["file"].as_str().unwrap()).to_str().unwrap());
+    assert_eq!((&found["virtualSize"], &found["verdict"]), (&(63_u64 << 40).into(), &"refused".into()), "{found}");
+}
+
+#[test]
 fn the_declared_format_must_be_the_found_one() {
     let zlib = debian("zlib.qcow2");
     let found = run(["inspect", zlib.to_str().unwrap(), "-f", "raw", "-o", "json"]).expect(3).json();

@@ -9,6 +9,7 @@ use crate::{
         amazon::detect_as,
         detect::{Found, HEAD_LENGTH, settle},
         open::{Judged, judge},
+        stated::stated_size,
     },
     io::ReadAt,
     model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
@@ -40,7 +41,7 @@ pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Li
         Err(violation) => inspection.reasons.push(violation),
         Ok(reader) => {
             let Judged { virtual_size, map } = judge(reader, input, &head, limits, Order::Tables)?;
-            inspection.virtual_size = virtual_size;
+            inspection.virtual_size = virtual_size.or_else(|| stated_size(reader, &head));
             match map {
                 Err(violations) => inspection.reasons = violations,
                 Ok(map) => look(input, map, &mut inspection)?,

@@ -24,6 +24,7 @@ mod open;
 mod ploop;
 mod qcow2;
 mod raw;
+mod stated;
 mod vdi;
 mod vhd;
 mod vhdx;
