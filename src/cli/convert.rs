@@ -10,12 +10,13 @@ use clap::{Args, ValueHint};
 use vitrine_engine::{
     error::Result,
     format,
-    model::{Compression, Digest, DiskFormat, Limits, OutputFormat, Subformat},
+    model::{Compression, Digest, DiskFormat, OutputFormat, Subformat},
     pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
     store::plain::PlainFile,
 };
 
 use super::{
+    bounds::Bounds,
     import::{Outcome, key},
     input::{Fetching, Input},
     output::Output,
@@ -54,6 +55,8 @@ pub struct Convert {
     output: Output,
     #[command(flatten)]
     fetching: Fetching,
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 /// The form of what is written.
@@ -127,7 +130,7 @@ impl Convert {
             targets: vec![target],
             require_all: true,
             permit: None,
-            limits: Limits::default(),
+            limits: self.bounds.limits(),
             scratch: folder_of(&self.target),
             workers: workers(),
         };
@@ -139,7 +142,7 @@ impl Convert {
             path: path.to_owned(),
             disk_format: self.format,
             target,
-            limits: Limits::default(),
+            limits: self.bounds.limits(),
             workers: workers(),
         }
     }

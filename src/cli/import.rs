@@ -6,7 +6,7 @@ use clap::{Args, ValueHint};
 use serde::Serialize;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{ContainerFormat, Digest, DiskFormat, Limits, ObjectKey, Properties},
+    model::{ContainerFormat, Digest, DiskFormat, ObjectKey, Properties},
     pipeline::{self, Imported, Progress, Target},
     store::{
         Store as _,
@@ -15,6 +15,7 @@ use vitrine_engine::{
 };
 
 use super::{
+    bounds::Bounds,
     convert::Form,
     input::{Fetching, Input},
     inspect::property_rows,
@@ -54,6 +55,8 @@ pub struct Import {
     output: Output,
     #[command(flatten)]
     fetching: Fetching,
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 impl Import {
@@ -80,7 +83,7 @@ impl Import {
             targets: vec![Target { store: Arc::new(store), output }],
             require_all: true,
             permit: None,
-            limits: Limits::default(),
+            limits: self.bounds.limits(),
             scratch: std::env::temp_dir(),
             workers: workers(),
         };

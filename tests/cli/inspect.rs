@@ -98,6 +98,28 @@ fn what_a_refused_header_says_of_the_size_is_told() {
 }
 
 #[test]
+fn bounds_can_be_chosen_and_are_named_by_the_refusal() {
+    let disk = debian("zlib.qcow2");
+    let refusal = |option: &str, value: &str| {
+        let found = run(["inspect", disk.to_str().unwrap(), option, value, "-o", "json"]).expect(3).json();
+        found["reasons"][0]["message"].as_str().unwrap().to_owned()
+    };
+    assert!(refusal("--max-virtual-size", "1048576").contains("raise max-virtual-size"));
+    assert!(refusal("--max-size", "1048576").contains("raise max-size"));
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3];
+    // Two blocks of one repeated byte: 64 KiB, and as many again as the last one.
+    frame.extend([2, 0, 8, 0, 3, 0, 8, 0]);
+    let folder = tempfile::tempdir().unwrap();
+    let wide = folder.path().join("window-of-128-mib.zst");
+    std::fs::write(&wide, frame).unwrap();
+    let wide = wide.to_str().unwrap();
+    let found = run(["inspect", wide, "-o", "json"]).expect(3).json();
+    assert_eq!(found["reasons"][0]["rule"], "compressed-stream", "{found}");
+    let found = run(["inspect", wide, "--unpack-memory", "268435456", "-o", "json"]).expect(0).json();
+    assert_eq!(found["virtualSize"], 128 << 10, "{found}");
+}
+
+#[test]
 fn the_declared_format_must_be_the_found_one() {
     let zlib = debian("zlib.qcow2");
     let found = run(["inspect", zlib.to_str().unwrap(), "-f", "raw", "-o", "json"]).expect(3).json();

@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::{
     error::{Error, Kind, Result},
     format::{
-        DiskMap, EncodedChunk, EncodedPiece, Encoder, Finish, Layout, Mapping, Place, Write,
+        DiskMap, EncodedChunk, EncodedPiece, Encoder, Finish, Layout, Mapping, Place, Write, oversized,
         vhd::{CYLINDER, FOOTER_LENGTH, Footer, Tail},
     },
     io::ReadAt,
@@ -86,9 +86,7 @@ impl RawMap {
         if size <= self.longest {
             return Ok(());
         }
-        let message =
-            format!("disks of up to {} bytes are accepted: raise the limit if this one is wanted", self.longest);
-        Err(Violation::new(Rule::VirtualSizeLimit, "length", size, message).into())
+        Err(oversized("length", size, self.longest).into())
     }
 }
 
