@@ -207,6 +207,18 @@ fn a_read_only_store_keeps_what_it_has_and_takes_nothing() {
 }
 
 #[test]
+fn a_store_that_could_vanish_under_an_import_is_waited_for() {
+    let mut world = World::new(&["a"], &["fast"]);
+    world.change_store("fast", |store| store.metadata.finalizers = None);
+    world.step();
+    assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("InProgress", reasons::WAITING));
+    assert!(ready(&world).1.contains("ImageStore fast") && world.tasks.is_empty(), "{:?}", ready(&world));
+    world.change_store("fast", |store| store.metadata.finalizers = Some(vec![identity::FINALIZER.to_owned()]));
+    world.step();
+    assert_eq!(world.only_task().spec.action, Action::Import);
+}
+
+#[test]
 fn a_store_that_is_left_and_named_again_is_vacated_first() {
     let mut world = World::new(&["a"], &["fast", "slow"]);
     world.share_store("slow");
