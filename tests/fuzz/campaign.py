@@ -5,10 +5,12 @@ Usage: tests/fuzz/campaign.py run [--minutes N] [target ...]      10 minutes eac
        tests/fuzz/campaign.py minimise [target ...]               the working corpus's new files into the tree, as few as do
 
 Needs the nightly toolchain (rustup toolchain install nightly). Python standard library only. What a run found stays in
-target/fuzz: corpus/<target> to go on from, findings/<target> for what made it stop.
+target/fuzz: corpus/<target> to go on from, findings/<target> for what made it stop, <target>.json for what was done. A run goes on where
+the last one ended, until the minutes are full.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -57,24 +59,28 @@ def run(program, name, minutes):
     corpus, findings = WORK / "corpus" / name, WORK / "findings" / name
     for folder in (corpus, findings):
         folder.mkdir(parents=True, exist_ok=True)
-    seconds, executions, edges, found = 0.0, 0, 0, 0
-    while seconds < minutes * 60:
+    book = WORK / f"{name}.json"
+    so_far = json.loads(book.read_text()) if book.exists() else {"seconds": 0.0, "executions": 0, "edges": 0, "findings": 0}
+    stopped = False
+    while so_far["seconds"] < minutes * 60 and not stopped:
         with open(WORK / f"{name}.log", "w+", errors="replace") as log:
             status, used = fuzzer(program, name, [corpus, *tree(name), *LIMITS, f"-max_total_time={SLICE}", "-print_final_stats=1",
                                                   f"-artifact_prefix={findings}/"], log)
             log.seek(0)
             text = log.read()
-        seconds += used
-        executions += sum(map(int, re.findall(r"number_of_executed_units: (\d+)", text)))
-        edges = max([edges, *map(int, re.findall(r" cov: (\d+)", text))])
+        so_far["seconds"] += used
+        so_far["executions"] += sum(map(int, re.findall(r"number_of_executed_units: (\d+)", text)))
+        so_far["edges"] = max([so_far["edges"], *map(int, re.findall(r" cov: (\d+)", text))])
         if status:
-            found += 1
-            kept = WORK / f"{name}.finding{found}.log"
+            so_far["findings"] += 1
+            kept = WORK / f"{name}.finding{so_far['findings']}.log"
             shutil.copy(WORK / f"{name}.log", kept)
             print(f"{name}: stopped with status {status}, see {kept} and {findings}", flush=True)
-            break
-    print(f"| {name} | {seconds / 60:.1f} | {executions} | {edges} | {found} |", flush=True)
-    return found
+            stopped = True
+        book.write_text(json.dumps(so_far))
+    numbers = [f"{so_far['seconds'] / 60:.1f}", so_far["executions"], so_far["edges"], so_far["findings"]]
+    print(f"| {name} | {' | '.join(map(str, numbers))} |", flush=True)
+    return stopped
 
 
 def minimise(program, name):

@@ -56,7 +56,8 @@ fn the_corpus_is_small_and_of_targets_that_there_are() {
     assert!(total <= MAX_TREE, "{total} bytes");
     let names: BTreeSet<_> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
     for kind in folders(&TARGETS[0]).map(|folder| folder.parent().unwrap().to_owned()) {
-        for folder in fs::read_dir(kind).unwrap() {
+        // Until something is found there are no regressions.
+        for folder in fs::read_dir(kind).into_iter().flatten() {
             let name = folder.unwrap().file_name().into_string().unwrap();
             assert!(names.contains(&name), "{name} is no target: nothing runs its files");
         }

@@ -75,7 +75,11 @@ fn check(file: &Sparse, declared: Option<DiskFormat>) -> bool {
     let taken = tables.is_ok();
     match (tables, stream) {
         (Ok(tables), Ok(stream)) => assert_eq!(tables, stream, "as a file and as a stream"),
-        (Ok(_), Err(error)) => assert_eq!(error.kind(), Kind::NeedsSpill, "read as a file, but as a stream {error}"),
+        (Ok(_), Err(error)) => {
+            // The markers of a vmdk, which only a stream is read by, may be damaged where its tables are not.
+            let may_differ = error.kind() == Kind::NeedsSpill || inspection.disk_format == Some(DiskFormat::Vmdk);
+            assert!(may_differ, "read as a file, but as a stream {error}");
+        }
         (Err(error), Ok(_)) => panic!("read as a stream, but as a file {error}"),
         (Err(_), Err(_)) => {}
     }

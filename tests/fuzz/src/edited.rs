@@ -27,6 +27,8 @@ const PLAIN: u8 = 0;
 const UNMENDED: u8 = 0x80;
 const SOONER: u8 = 254;
 const LATER: u8 = 255;
+/// Longest file, in bytes: a stream is read to its end, and a long one of holes takes all of the time.
+const MAX_LENGTH: u64 = 64 << 20;
 
 impl Format {
     /// The file that `data` describes.
@@ -53,7 +55,7 @@ impl Format {
             let distance = offset * 512 + u64::from(*count);
             match *part {
                 SOONER => file.set_length(file.length().saturating_sub(distance)),
-                LATER => file.set_length(file.length() + distance),
+                LATER => file.set_length(MAX_LENGTH.min(file.length() + distance)),
                 _ => {
                     let (bytes, behind) = rest.split_at(rest.len().min(usize::from(*count)));
                     file.write(self.parts[usize::from(*part) % self.parts.len()] + offset, bytes);
