@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use clap::Args;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Verdict},
+    model::{ContainerFormat, DiskFormat, Inspection, Properties, Verdict},
     pipeline::{self, InspectJob},
 };
 
 use super::{
+    bounds::Bounds,
     input::{Fetching, Input},
     output::{Output, Rows, size},
     work::{self, REFUSED, interruption},
@@ -36,6 +37,8 @@ pub struct Inspect {
     output: Output,
     #[command(flatten)]
     fetching: Fetching,
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 impl Inspect {
@@ -50,7 +53,7 @@ impl Inspect {
             disk_format: self.format,
             container_format: self.container_format,
             container_disk: self.container_disk.clone(),
-            limits: Limits::default(),
+            limits: self.bounds.limits(),
             scratch: std::env::temp_dir(),
         };
         let inspection = pipeline::inspect(job, &interruption()?).await.map_err(without_verdict)?;

@@ -9,6 +9,7 @@ use crate::{
         ambiguity::{TAIL, check_head, check_tail},
         detect::{Found, settle},
         open::{Judged, judge, recognise},
+        stated::stated_size,
     },
     io::ReadAt,
     model::{DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
@@ -44,7 +45,7 @@ pub fn inspect_as(
         Err(violation) => inspection.reasons.push(violation),
         Ok(reader) => {
             let Judged { virtual_size, map } = judge(reader, input, shape, &head, limits, Order::Tables)?;
-            inspection.virtual_size = virtual_size;
+            inspection.virtual_size = virtual_size.or_else(|| stated_size(reader, &head));
             match map {
                 Err(violations) => inspection.reasons = violations,
                 Ok(map) => look(input, map, &mut inspection)?,

@@ -25,6 +25,7 @@ mod open;
 mod ploop;
 mod qcow2;
 mod raw;
+mod stated;
 mod vdi;
 mod vhd;
 mod vhdx;
@@ -37,14 +38,14 @@ pub use open::{open, open_as};
 pub use ploop::ploop_block;
 pub use vmdk::{Extent, ExtentKind, NamedExtent, named_extents};
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     error::Result,
     io::ReadAt,
-    model::{Chunk, DiskFormat, OutputFormat},
+    model::{Chunk, DiskFormat, OutputFormat, Rule, Violation},
 };
 
 /// The guest's disk as one file describes it.
@@ -230,4 +231,10 @@ pub struct Finish {
     pub writes: Vec<Write>,
     /// Length of the whole file in bytes; what was not written reads as zeros.
     pub length: u64,
+}
+
+/// What to say of a disk that is larger than `most` bytes. `value` is what `field` of its header says, in the unit of that field.
+fn oversized(field: &str, value: impl Display, most: u64) -> Violation {
+    let message = format!("disks of up to {most} bytes are accepted: raise max-virtual-size if this one is wanted");
+    Violation::new(Rule::VirtualSizeLimit, field, value, message)
 }

@@ -9,6 +9,7 @@ use crate::{
     format::{
         DiskMap, EncodedChunk, EncodedPiece, Encoder, Finish, Layout, Mapping, Place, Write,
         ambiguity::check_tail,
+        oversized,
         vhd::{CYLINDER, FOOTER_LENGTH, Footer, Tail},
     },
     io::ReadAt,
@@ -90,9 +91,7 @@ impl RawMap {
         if size <= self.longest {
             return Ok(());
         }
-        let message =
-            format!("disks of up to {} bytes are accepted: raise the limit if this one is wanted", self.longest);
-        Err(Violation::new(Rule::VirtualSizeLimit, "length", size, message).into())
+        Err(oversized("length", size, self.longest).into())
     }
 }
 

@@ -32,7 +32,7 @@ impl<'a> Expansion<'a> {
         }
         let found = format!("{} bytes of data from {received} bytes", self.data);
         let message =
-            format!("more than {most}:1 is never an ordinary image: raise maxExpansion if this one is meant to be");
+            format!("more than {most}:1 is never an ordinary image: raise max-expansion if this one is meant to be");
         Err(Violation::new(Rule::Bomb, "expansion", found, message).into())
     }
 }

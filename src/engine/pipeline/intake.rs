@@ -215,6 +215,6 @@ pub fn check_length(length: Option<u64>, limits: &Limits) -> Result<()> {
 }
 
 fn too_large(length: u64, most: u64) -> Error {
-    let message = format!("the source is larger than the {most} bytes allowed: raise maxSize if it is meant to be");
+    let message = format!("the source is larger than the {most} bytes allowed: raise max-size if it is meant to be");
     Violation::new(Rule::SizeLimit, "size", length, message).into()
 }

@@ -7,7 +7,10 @@ use super::{
     TABLE_ENTRIES, descriptor,
 };
 use crate::{
-    format::fields::{le_u32, le_u64, printable},
+    format::{
+        fields::{le_u32, le_u64, printable},
+        oversized,
+    },
     model::{Limits, Rule, Violation},
 };
 
@@ -271,11 +274,7 @@ impl Fields {
         }
         let size = self.capacity.checked_mul(SECTOR);
         if size.is_none_or(|size| size > limits.max_virtual_size) {
-            let message = format!(
-                "in sectors of 512 bytes; disks of up to {} bytes are accepted: raise the limit if this one is wanted",
-                limits.max_virtual_size
-            );
-            return Err(Violation::new(Rule::VirtualSizeLimit, "capacity", self.capacity, message));
+            return Err(oversized("capacity", self.capacity, limits.max_virtual_size));
         }
         Ok(())
     }
