@@ -69,11 +69,9 @@ fn starts_with(bytes: &[u8], at: usize, magic: &[u8]) -> bool {
 /// Whether the first sector ends as one with partitions does: the mark, four entries that may be, and one of them used.
 fn has_partitions(head: &[u8]) -> bool {
     let entries = head.get(446..510).unwrap_or_default().chunks_exact(16);
-    let flag = |entry: &[u8]| entry.first().copied().unwrap_or(1);
+    let may_be = |entry: &[u8]| matches!(entry.first(), Some(0 | 0x80));
     let used = |entry: &[u8]| entry.get(4).is_some_and(|kind| *kind != 0) && le_u32(entry, 12) != Some(0);
-    starts_with(head, 510, b"\x55\xaa")
-        && entries.clone().all(|entry| flag(entry) & 0x7f == 0)
-        && entries.clone().any(used)
+    starts_with(head, 510, b"\x55\xaa") && entries.clone().all(may_be) && entries.clone().any(used)
 }
 
 /// Refuses a disk of `format` if its last bytes, `tail`, are the end of something else: up to `TAIL` of them are looked at.

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     fn recall(changed: Option<usize>) -> (Recall, Vec<u8>) {
-        let all: Vec<u8> = (0..BLOCK * 2 + 1000).map(|i| (i % 251) as u8).collect();
+        let all: Vec<u8> = (0..=250).cycle().take(BLOCK * 2 + 1000).collect();
         let mut source = all.clone();
         if let Some(place) = changed {
             source[place] ^= 1;

@@ -37,6 +37,9 @@ pub struct Intake {
     stop: CancellationToken,
 }
 
+/// The disk's bytes, what was around them, and the last of them once they have passed.
+type Inner = (Window<Box<dyn Feed>>, Wrapping, LastBytes);
+
 type Moved = (Vec<WrittenFile>, Evidence);
 
 impl Intake {
@@ -137,12 +140,7 @@ impl Intake {
     }
 
     /// The stages in front of the format.
-    fn open_window(
-        &self,
-        opened: Opened,
-        handle: &Handle,
-        received: &Arc<Mutex<Option<Received>>>,
-    ) -> Result<(Window<Box<dyn Feed>>, Wrapping, LastBytes)> {
+    fn open_window(&self, opened: Opened, handle: &Handle, received: &Arc<Mutex<Option<Received>>>) -> Result<Inner> {
         let Opened { length, stream, ranges, .. } = opened;
         let slot = received.clone();
         let algorithms = self.declared.iter().map(Digest::algorithm).chain([DigestAlgorithm::Sha256]);

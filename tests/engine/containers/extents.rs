@@ -49,6 +49,9 @@ fn two_sparse(package: &mut Package) -> Vec<u8> {
     [first, &vec![0; 1 << 20], second].concat()
 }
 
+/// What makes a file wrong.
+type Change = Box<dyn Fn(&mut Vec<u8>)>;
+
 /// Two flat extents, the second of them behind a sector of something else.
 fn two_flat(package: &mut Package) -> Vec<u8> {
     let content = disk(SIZE);
@@ -165,7 +168,7 @@ async fn what_a_descriptor_in_an_archive_may_not_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sparse_extents_say_what_the_descriptor_says() {
     let field = |at: usize, value: u8| move |bytes: &mut Vec<u8>| bytes[at] = value;
-    let changes: [(&str, Rule, Box<dyn Fn(&mut Vec<u8>)>); 5] = [
+    let changes: [(&str, Rule, Change); 5] = [
         ("capacity", Rule::InvalidField, Box::new(field(12, 1))),
         ("uncleanShutdown", Rule::Dirty, Box::new(field(72, 1))),
         ("descriptor", Rule::InvalidField, Box::new(|bytes| bytes[512..533].copy_from_slice(b"# Disk DescriptorFile"))),

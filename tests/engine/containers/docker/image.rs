@@ -61,7 +61,7 @@ impl Layer {
     /// An extended header for the next entry.
     pub fn record(&mut self, keyword: &str, value: &[u8]) -> &mut Self {
         let rest = keyword.len() + value.len() + 3;
-        let length = (1..).find(|digits| (rest + digits).to_string().len() == *digits).unwrap() + rest;
+        let length = (1..9).find(|digits| (rest + digits).to_string().len() == *digits).unwrap() + rest;
         let text = [format!("{length} {keyword}=").as_bytes(), value, b"\n"].concat();
         self.entry("pax", b'x', 0o644, "", &text)
     }

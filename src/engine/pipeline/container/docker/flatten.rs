@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     blob::{Shared, Weight, open, open_proved},
     index::Layer,
-    tree::{FileId, Meta, Node, Tree, below},
+    tree::{FileId, Files, Meta, Node, Nodes, Tree, below},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -78,7 +78,7 @@ impl Plan {
         Err(Self::of_all(nodes, files))
     }
 
-    fn of_all(nodes: BTreeMap<Vec<u8>, Node>, mut files: BTreeMap<FileId, (Meta, u64)>) -> Self {
+    fn of_all(nodes: Nodes, mut files: Files) -> Self {
         let mut named: BTreeMap<FileId, (Meta, u64, Vec<Vec<u8>>)> = BTreeMap::new();
         let (mut links, mut folders) = (VecDeque::new(), Vec::new());
         for (path, node) in nodes {

@@ -340,17 +340,12 @@ fn missing(name: &str) -> Violation {
 
 fn undecided(wanted: Option<&str>, names: &[String]) -> Violation {
     let there = if names.is_empty() { "none".to_owned() } else { names.join("; ") };
-    match wanted {
-        Some(wanted) => {
-            let message = format!("the archive holds no such image, or several; there are: {there}");
-            Violation::new(Rule::InvalidField, "containerDisk", shown(wanted), message)
-        }
-        None => {
-            let message =
-                format!("the archive does not hold one image, nor one for {PLATFORM}: name the one that is meant");
-            Violation::new(Rule::InvalidField, "platform", there, message)
-        }
+    if let Some(wanted) = wanted {
+        let message = format!("the archive holds no such image, or several; there are: {there}");
+        return Violation::new(Rule::InvalidField, "containerDisk", shown(wanted), message);
     }
+    let message = format!("the archive does not hold one image, nor one for {PLATFORM}: name the one that is meant");
+    Violation::new(Rule::InvalidField, "platform", there, message)
 }
 
 fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Violation> {

@@ -41,8 +41,8 @@ impl Witness for RootFs {
 
     fn finish(&mut self) -> Result<(), Violation> {
         let (nodes, _) = std::mem::take(&mut self.tree).finish();
-        let is_there = |name: &&str| matches!(nodes.get(name.as_bytes()), Some(Node::Folder(_) | Node::Link(..)));
-        if FOLDERS.iter().any(|name| is_there(&name)) {
+        let is_there = |name: &str| matches!(nodes.get(name.as_bytes()), Some(Node::Folder(_) | Node::Link(..)));
+        if FOLDERS.iter().any(|name| is_there(name)) {
             return Ok(());
         }
         let message = "docker was declared, and the archive is neither a container image nor a root filesystem, which has folders such as \

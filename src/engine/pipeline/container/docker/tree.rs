@@ -56,13 +56,17 @@ pub(super) enum Node {
     Special(Meta, u8, (u32, u32)),
 }
 
+/// Names in order.
+pub(super) type Nodes = BTreeMap<Vec<u8>, Node>;
+/// Metadata and size of each file.
+pub(super) type Files = BTreeMap<FileId, (Meta, u64)>;
+
 /// A tree. Names have no `/` at their ends, and the root has none.
 #[derive(Default)]
 pub(super) struct Tree {
     /// Each name with the layer that wrote it last.
     nodes: BTreeMap<Vec<u8>, (u32, Node)>,
-    /// Metadata and size of each file.
-    files: BTreeMap<FileId, (Meta, u64)>,
+    files: Files,
     layer: u32,
     entry: u32,
     /// What the current layer has whiteouts of.
@@ -127,7 +131,7 @@ impl Tree {
     }
 
     /// The finished tree: names in order, and metadata and size of each file.
-    pub fn finish(self) -> (BTreeMap<Vec<u8>, Node>, BTreeMap<FileId, (Meta, u64)>) {
+    pub fn finish(self) -> (Nodes, Files) {
         (self.nodes.into_iter().map(|(path, (_, node))| (path, node)).collect(), self.files)
     }
 
@@ -260,7 +264,7 @@ impl Tree {
                     self.check_count()?;
                 }
             }
-            let depth = found.iter().filter(|byte| **byte == b'/').count().saturating_add(rest.len());
+            let depth = parts(&found).count().saturating_add(rest.len());
             if depth > MAX_DEPTH {
                 return Err(wrong_name(path, "more folders inside of one another than are read"));
             }
