@@ -65,11 +65,13 @@ pub struct ImageSpec {
     /// How the guest's disk is laid out in the source. `auto` takes what is found; anything else must be what is found.
     #[serde(default)]
     pub disk_format: DeclaredFormat,
-    /// What the disk is wrapped in. Absent takes what is found; anything else must be what is found.
+    /// What the disk is wrapped in. Absent takes what is found; anything else must be what is found. `docker` also keeps the files of a
+    /// container image without a disk, as one archive that no guest can boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::container_format")]
     pub container_format: Option<ContainerFormat>,
-    /// Which disk of a container with several is meant: its file's name there. Absent takes the one that the machine boots from.
+    /// Which disk of a container with several is meant: its file's name there, or its id; of a container image its platform, such as
+    /// `linux/arm64/v8`, its name or its digest. Absent takes the one that the machine boots from, and `linux/amd64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub container_disk: Option<String>,

@@ -10,7 +10,7 @@ use clap::{Args, ValueHint};
 use vitrine_engine::{
     error::Result,
     format,
-    model::{Compression, Digest, DiskFormat, OutputFormat, Subformat},
+    model::{Compression, ContainerFormat, Digest, DiskFormat, OutputFormat, Subformat},
     pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
     store::plain::PlainFile,
 };
@@ -38,6 +38,9 @@ pub struct Convert {
     /// What the source must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// What must be around it; docker keeps the files of a container image as an archive
+    #[arg(long, value_name = "FORMAT")]
+    container_format: Option<ContainerFormat>,
     /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
     #[arg(long, value_name = "NAME")]
     container_disk: Option<String>,
@@ -113,7 +116,7 @@ impl Convert {
     async fn convert(&self, input: &Input, target: Target, progress: &Arc<Progress>) -> Result<Imported> {
         let cancel = interruption()?;
         // A file whose digest nobody asked for needs not be read where it has holes.
-        if let (Input::File(path), true) = (input, self.checksums.is_empty())
+        if let (Input::File(path), true) = (input, self.checksums.is_empty() && self.container_format.is_none())
             && pipeline::is_plain(path)?
         {
             let job = self.direct(path, target);
@@ -122,7 +125,7 @@ impl Convert {
         let job = Import {
             source: input.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
-            container_format: None,
+            container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
             key: key()?,

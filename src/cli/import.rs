@@ -41,6 +41,9 @@ pub struct Import {
     /// What the source must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// What must be around it; docker keeps the files of a container image as an archive
+    #[arg(long, value_name = "FORMAT")]
+    container_format: Option<ContainerFormat>,
     /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
     #[arg(long, value_name = "NAME")]
     container_disk: Option<String>,
@@ -75,7 +78,7 @@ impl Import {
         let job = pipeline::Import {
             source: Input::parse(&self.source)?.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
-            container_format: None,
+            container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
             key,

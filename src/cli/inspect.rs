@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{DiskFormat, Inspection, Properties, Verdict},
+    model::{ContainerFormat, DiskFormat, Inspection, Properties, Verdict},
     pipeline::{self, InspectJob},
 };
 
@@ -26,6 +26,9 @@ pub struct Inspect {
     /// What it must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// What must be around it; docker keeps the files of a container image as an archive
+    #[arg(long, value_name = "FORMAT")]
+    container_format: Option<ContainerFormat>,
     /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
     #[arg(long, value_name = "NAME")]
     container_disk: Option<String>,
@@ -48,6 +51,7 @@ impl Inspect {
         let job = InspectJob {
             source: Input::parse(&self.image)?.source(&self.fetching, false)?,
             disk_format: self.format,
+            container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             limits: self.bounds.limits(),
             scratch: std::env::temp_dir(),
@@ -86,6 +90,12 @@ impl Rows for Inspection {
             ("virtual size", self.virtual_size.map_or_else(unknown, size)),
             ("size", self.size.map_or_else(unknown, size)),
         ];
+        if self.opaque {
+            rows.push(("content", "an archive of files, opaque to a guest".to_owned()));
+        }
+        for (number, part) in self.parts.iter().enumerate() {
+            rows.push((if number == 0 { "parts" } else { "" }, part.clone()));
+        }
         rows.extend(property_rows(&self.properties));
         match self.verdict {
             Verdict::Accepted => rows.push(("verdict", "accepted".to_owned())),

@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "tests build their own bytes and may panic"))]
 
 mod amazon;
+mod ambiguity;
 mod blocks;
 mod claims;
 mod detect;
@@ -30,9 +31,12 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 
+pub use ambiguity::{LOOK, TAIL, check_layer, check_tail};
 pub use encoder::encoder;
-pub use inspect::inspect;
-pub use open::open;
+pub use inspect::{inspect, inspect_as};
+pub use open::{open, open_as};
+pub use ploop::ploop_block;
+pub use vmdk::{Extent, ExtentKind, NamedExtent, named_extents};
 
 use std::{fmt::Display, sync::Arc};
 
@@ -85,6 +89,17 @@ pub trait DiskMap: Send {
         let _ = input;
         Ok(())
     }
+}
+
+/// How a disk lies in the bytes that are its input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// They are one file, and say what they are.
+    Whole,
+    /// They are the files of a vmdk's extents, one behind the other.
+    Extents(Vec<Extent>),
+    /// They are kept as they are, whatever they hold.
+    Opaque,
 }
 
 /// How a file is best read. Formats that hold their tables once in the way of the data and once behind it can choose.

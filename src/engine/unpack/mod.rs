@@ -1,4 +1,4 @@
-//! Takes one layer of compression off a stream: gzip, xz, zstd, bzip2, lz4, or a zip archive with one file.
+//! Takes one layer of compression off a stream: gzip, xz, zstd, bzip2, lz4, or a zip archive.
 //!
 //! Knows nothing of where the bytes come from and what they hold. Output comes in bounded pieces and in bounded number;
 //! memory is bounded by refusing streams that want more. A stream that ends early, or goes on with something else than
@@ -10,7 +10,7 @@ mod feed;
 mod lz4;
 pub mod tar;
 mod xz;
-mod zip;
+pub mod zip;
 
 use std::{fmt, num::NonZero, thread};
 
@@ -31,7 +31,7 @@ pub enum Packing {
     Bzip2,
     /// LZ4 frames, one or more.
     Lz4,
-    /// A zip archive with one file.
+    /// A zip archive.
     Zip,
 }
 
@@ -92,6 +92,11 @@ impl UnpackLimits {
 /// What comes out of `inner`, which holds a stream packed with `packing`.
 pub fn unpacker(packing: Packing, inner: Box<dyn Feed>, limits: UnpackLimits) -> Box<dyn Feed> {
     Box::new(feed::Unpacker::new(packing, inner, limits))
+}
+
+/// The files of a zip archive, which `inner` holds, as a tar archive.
+pub fn zip_files(listing: zip::Listing, inner: Box<dyn Feed>, limits: UnpackLimits) -> Box<dyn Feed> {
+    Box::new(feed::Unpacker::of_files(listing, inner, limits))
 }
 
 #[cfg(test)]

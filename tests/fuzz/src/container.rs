@@ -77,6 +77,7 @@ fn inspected(bytes: &Bytes, ranged: bool) -> Option<Inspection> {
     let job = InspectJob {
         source: Arc::new(Memory { bytes: bytes.clone(), ranged }),
         disk_format: None,
+        container_format: None,
         container_disk: None,
         limits: limits(),
         scratch: std::env::temp_dir(),

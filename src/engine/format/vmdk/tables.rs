@@ -19,7 +19,7 @@ use crate::{
         DiskMap, Mapping, Place,
         claims::Clash,
         detect::HEAD_LENGTH,
-        fields::{le_u32, le_u64},
+        fields::{le_u32, le_u64, printable},
     },
     io::ReadAt,
     model::{DiskFormat, Limits, Rule, Violation},
@@ -69,9 +69,12 @@ struct Entry {
 /// # Errors
 /// The first violation, or what `input` says.
 pub(super) fn check_descriptor(input: &mut dyn ReadAt, header: &Header) -> Result<()> {
+    Ok(descriptor::check(&read_descriptor(input, header)?, header)?)
+}
+
+fn read_descriptor(input: &mut dyn ReadAt, header: &Header) -> Result<Bytes> {
     let (offset, size) = (header.fields.descriptor_offset, header.fields.descriptor_size);
-    let text = read_exact(input, "descriptor", offset.saturating_mul(SECTOR), size.saturating_mul(SECTOR))?;
-    Ok(descriptor::check(&text, header)?)
+    read_exact(input, "descriptor", offset.saturating_mul(SECTOR), size.saturating_mul(SECTOR))
 }
 
 /// What a footer may not say otherwise than the header.
@@ -99,6 +102,26 @@ impl TableMap {
     /// The first violation, or what `input` says.
     pub(in crate::format) fn open(input: &mut dyn ReadAt, header: Header, limits: &Limits) -> Result<Self> {
         check_descriptor(input, &header)?;
+        Self::with_descriptor(input, header, limits)
+    }
+
+    /// The same of an extent whose descriptor stands elsewhere: it has none of its own that could say otherwise.
+    ///
+    /// # Errors
+    /// The first violation, or what `input` says.
+    pub(super) fn open_extent(input: &mut dyn ReadAt, header: Header, limits: &Limits) -> Result<Self> {
+        if header.has_descriptor() {
+            let text = read_descriptor(input, &header)?;
+            if text.first().is_some_and(|byte| *byte != 0) {
+                let message = "an extent of a disk in several files has a descriptor of its own, so readers may disagree about the disk";
+                let found = printable(text.get(..80).unwrap_or(&text));
+                return Err(Violation::new(Rule::InvalidField, "descriptor", found, message).into());
+            }
+        }
+        Self::with_descriptor(input, header, limits)
+    }
+
+    fn with_descriptor(input: &mut dyn ReadAt, header: Header, limits: &Limits) -> Result<Self> {
         let memory = limits.max_table_memory.saturating_sub(header.tables().saturating_mul(4));
         let occupied = Occupied::new(header.fields.grain_size, memory);
         let head = input.read_up_to(0, HEAD_LENGTH)?;
@@ -112,7 +135,9 @@ impl TableMap {
             furthest_table: (0, "", 0),
         };
         map.claim("header", 0, 1)?;
-        map.claim("descriptorOffset", map.header.fields.descriptor_offset, map.header.fields.descriptor_size)?;
+        if map.header.has_descriptor() {
+            map.claim("descriptorOffset", map.header.fields.descriptor_offset, map.header.fields.descriptor_size)?;
+        }
         let fields = &map.header.fields;
         let redundant = (fields.flags & super::FLAG_REDUNDANT != 0).then_some(fields.rgd_offset);
         let primary = if map.header.has_tables_at_end() { map.read_footer(input)? } else { fields.gd_offset };
