@@ -470,7 +470,16 @@ fn damage_in_a_block_among_others_is_noticed() {
     // Where the second file's block begins; its header has 12 bytes, and that of its first chunk 6.
     let block = packed.windows(12).position(|bytes| *bytes == untold[12..24]).unwrap();
     let end = block + untold.len() - 12 - 12 - 4 - 12;
-    for place in [block + 1, block + 12, block + 13, block + 14, block + 15, block + 1000, end - 1, packed.len() - told.len() / 2] {
+    for place in [
+        block + 1,
+        block + 12,
+        block + 13,
+        block + 14,
+        block + 15,
+        block + 1000,
+        end - 1,
+        packed.len() - told.len() / 2,
+    ] {
         let mut damaged = packed.clone();
         damaged[place] ^= 4;
         let error = unpack_with(Packing::Xz, &damaged, 4096, wide).expect_err(&format!("{place}"));

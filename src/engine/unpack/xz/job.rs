@@ -159,12 +159,7 @@ impl Crew {
     }
 
     /// Begins to decode the block that was collected, of which `size` bytes come out, in `memory` bytes beside what it has `cost`.
-    pub fn start(
-        &mut self,
-        header: [u8; STREAM_HEADER],
-        (size, cost): (u64, u64),
-        memory: u64,
-    ) -> Result<(), Fault> {
+    pub fn start(&mut self, header: [u8; STREAM_HEADER], (size, cost): (u64, u64), memory: u64) -> Result<(), Fault> {
         let (sender, pieces) = unbounded();
         let (room, number) = (self.room.clone(), self.started);
         let mut decoder = None;
@@ -236,11 +231,7 @@ fn decode(task: Task, sender: &Sender<Piece>, room: &Room) {
 }
 
 /// Gives the decoder back, if it can go on with another block.
-fn decode_pieces(
-    task: Task,
-    room: &Room,
-    give: &mut dyn FnMut(Vec<u8>) -> bool,
-) -> Result<Option<Stream>, String> {
+fn decode_pieces(task: Task, room: &Room, give: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<Option<Stream>, String> {
     let Task { header, packed, size, decoder, memory, .. } = task;
     let mut piece = room.buffer();
     // To a decoder that has done others, it is one more block of the same stream.
