@@ -12,6 +12,7 @@ mod hostile;
 mod matrix;
 mod mutated;
 mod ploop;
+mod qcow2;
 mod qemu;
 #[path = "../engine/support.rs"]
 #[allow(dead_code, reason = "each test program uses its own part")]
