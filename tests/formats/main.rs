@@ -9,6 +9,7 @@ mod blocks;
 mod blockwise;
 mod disk;
 mod hostile;
+mod imago;
 mod matrix;
 mod mutated;
 mod ploop;

@@ -79,7 +79,7 @@ pub fn bytes(seed: u32, length: usize, noise: bool) -> Bytes {
 }
 
 /// A disk with a bit of everything, for clusters of this size.
-fn parts(cluster: u64, size: u64) -> Vec<(u64, Bytes)> {
+pub fn parts(cluster: u64, size: u64) -> Vec<(u64, Bytes)> {
     let one = usize::try_from(cluster).unwrap();
     let all = [
         (0, bytes(1, 3 * one + 100, false)),
