@@ -221,13 +221,3 @@ fn an_interrupted_conversion_leaves_nothing() {
         assert_eq!(names(folder.path()), Vec::<String>::new());
     }
 }
-
-#[test]
-fn a_converted_disk_boots() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out.qcow2");
-    run(["convert", text(&debian("disk.raw.xz")), text(&out), "-O", "qcow2", "-c", "zstd", "--quiet"]).expect(0);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/boot.sh");
-    let output = Command::new(script).args([text(&out), "qcow2"]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
