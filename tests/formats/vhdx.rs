@@ -1,5 +1,6 @@
 //! vhdx: as qemu writes it, as we write it, with a log to be replayed, and made to hurt.
 
+mod dirty;
 mod draft;
 mod hostile;
 
