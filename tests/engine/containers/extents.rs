@@ -212,7 +212,7 @@ async fn what_waits_is_bounded() {
     package.members.rotate_left(1);
     let (result, _) = imported(&package.tar(&[]), WAYS[2], small).await;
     let error = result.unwrap_err().to_string();
-    assert!(error.contains("maxSpill"), "{error}");
+    assert!(error.contains("max-spill"), "{error}");
     let (result, _) = imported(&archive, WAYS[0], small).await;
     drop(result.unwrap());
 }

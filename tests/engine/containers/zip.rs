@@ -145,7 +145,7 @@ async fn what_waits_is_bounded() {
         .await;
         match way {
             super::package::Way::Ranges => assert_eq!(result.unwrap().virtual_size, SIZE as u64),
-            _ => assert!(result.unwrap_err().to_string().contains("maxSpill")),
+            _ => assert!(result.unwrap_err().to_string().contains("max-spill")),
         }
     }
 }
