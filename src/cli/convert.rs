@@ -1,6 +1,7 @@
 //! `vitrine convert`: an image from anywhere, as a file in any format that is written.
 
 use std::{
+    io::{IsTerminal as _, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -8,11 +9,11 @@ use std::{
 
 use clap::{Args, ValueHint};
 use vitrine_engine::{
-    error::Result,
+    error::{Error, Kind, Result},
     format,
     model::{Compression, ContainerFormat, Digest, DiskFormat, OutputFormat, Subformat},
     pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
-    store::plain::PlainFile,
+    store::{pipe::Pipe, plain::PlainFile},
 };
 
 use super::{
@@ -30,7 +31,7 @@ use super::{
 pub struct Convert {
     /// A file, an http or https URL, or - for standard input
     source: String,
-    /// The file to write
+    /// The file to write, or - for standard output (raw, vmdk streamOptimized, vhd fixed)
     #[arg(value_hint = ValueHint::FilePath)]
     target: PathBuf,
     #[command(flatten)]
@@ -100,6 +101,9 @@ impl Convert {
     async fn convert_and_print(&self) -> Result<ExitCode> {
         let output = self.form.checked()?;
         let input = Input::parse(&self.source)?;
+        if self.target.as_os_str() == "-" {
+            return self.convert_to_stdout(&input, output).await;
+        }
         let file = PlainFile::new(&self.target, self.force);
         file.check()?;
         let target = Target { store: Arc::new(file), output };
@@ -109,6 +113,29 @@ impl Convert {
         drop(shown);
         if !self.quiet {
             self.output.print(&Outcome::new(&imported)?)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The image is what comes out, so the result is told with the progress.
+    async fn convert_to_stdout(&self, input: &Input, output: OutputFormat) -> Result<ExitCode> {
+        check_stdout(output)?;
+        let pipe = Pipe::stdout()?;
+        let target = Target { store: Arc::new(pipe.clone()), output };
+        let progress = Arc::new(Progress::default());
+        let (shown, cancel) = (Shown::start(&progress, self.quiet), interruption()?);
+        let done = tokio::select! {
+            done = self.convert(input, target, &progress) => done,
+            // Nobody may be reading any more, and then a write never ends.
+            () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "interrupted; what was written is not whole")),
+        };
+        drop(shown);
+        match done {
+            Ok(imported) if self.quiet => drop(imported),
+            Ok(imported) => eprint!("{}", self.output.text(&Outcome::new(&imported)?)?),
+            // Whoever closed it knows.
+            Err(_) if pipe.is_closed() => return Ok(ExitCode::FAILURE),
+            Err(error) => return Err(error),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -134,7 +161,7 @@ impl Convert {
             require_all: true,
             permit: None,
             limits: self.bounds.limits(),
-            scratch: folder_of(&self.target),
+            scratch: scratch_for(&self.target),
             workers: workers(),
         };
         pipeline::import(&job, progress, &cancel).await
@@ -151,7 +178,31 @@ impl Convert {
     }
 }
 
+/// Whether `output` can be written to standard output, as it is.
+fn check_stdout(output: OutputFormat) -> Result<()> {
+    let refuse = |message: String| Err(Error::new(Kind::InvalidInput, message));
+    if stdout().is_terminal() {
+        return refuse(
+            "standard output is a terminal, which an image only confuses: name a file, or a program with |".into(),
+        );
+    }
+    // Whatever the size: that of some sources is seen later.
+    if format::encoder(output)?.is_forward(Some(0)) {
+        return Ok(());
+    }
+    let form = output
+        .subformat
+        .map_or_else(|| output.disk_format.to_string(), |form| format!("{} {form}", output.disk_format));
+    refuse(format!(
+        "{form} cannot be written to standard output, because what it begins with is known last: use raw, \
+         `vmdk --subformat streamOptimized` or `vhd --subformat fixed`, or name a file"
+    ))
+}
+
 /// What has to wait on disk waits where the output goes: there is room for it there, or nowhere.
-fn folder_of(path: &Path) -> PathBuf {
+fn scratch_for(path: &Path) -> PathBuf {
+    if path.as_os_str() == "-" {
+        return std::env::temp_dir();
+    }
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }

@@ -33,13 +33,20 @@ impl Output {
     /// # Errors
     /// If it cannot be written.
     pub fn print(self, value: &(impl Serialize + Rows)) -> Result<()> {
+        write(&self.text(value)?)
+    }
+
+    /// `value` as text.
+    ///
+    /// # Errors
+    /// None that can happen.
+    pub fn text(self, value: &(impl Serialize + Rows)) -> Result<String> {
         let fault = |e: String| Error::new(Kind::Internal, format!("writing the result as text: {e}"));
-        let text = match self {
+        Ok(match self {
             Self::Table => table(&value.rows()),
             Self::Json => serde_json::to_string_pretty(value).map_err(|e| fault(e.to_string()))? + "\n",
             Self::Yaml => serde_yaml::to_string(value).map_err(|e| fault(e.to_string()))?,
-        };
-        write(&text)
+        })
     }
 }
 

@@ -13,4 +13,5 @@ mod import;
 mod inspect;
 mod memory;
 mod once;
+mod pipe;
 mod program;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vitrine_engine::{
     error::Kind,
-    model::{Limits, OutputFormat},
+    model::{DiskFormat, Limits, OutputFormat},
 };
 use vitrine_harness::qemu::{qemu_img, qemu_io};
 
@@ -50,6 +50,44 @@ async fn clusters_written_back_to_front_wait_on_disk() {
     (job.key, job.attempt) = (vitrine_engine::model::ObjectKey::new("other", 1).unwrap(), 1);
     let error = run(&job).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused, "the spill file must stay bounded: {error}");
+}
+
+/// What cannot be read twice need not be kept for that if its data stands in the guest's order: only what lies between waits on disk, with qemu's vhdx some MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_only_once_and_in_order_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, path) = (dir.path().join("raw"), dir.path().join("image"));
+    let expected = disk(80 << 20);
+    std::fs::write(&raw, &expected).unwrap();
+    for (driver, options) in [
+        ("raw", "size=80M"),
+        ("vmdk", "subformat=streamOptimized"),
+        ("vmdk", "subformat=monolithicSparse"),
+        ("vpc", "subformat=dynamic,force_size=on"),
+        ("vpc", "subformat=fixed,force_size=on"),
+        ("vhdx", "subformat=dynamic"),
+        ("vdi", "static=off"),
+        ("vdi", "static=on"),
+        ("parallels", "cluster_size=1M"),
+        ("ours", "tables at the end"),
+    ] {
+        let (from, to) = (raw.to_str().unwrap(), path.to_str().unwrap());
+        let mut source = if driver == "ours" {
+            let vmdk = OutputFormat { disk_format: DiskFormat::Vmdk, subformat: None, ..OutputFormat::RAW };
+            let store = memory();
+            run(&job(Bytestream::new(expected.clone()), vec![(store.clone(), vmdk)])).await.unwrap();
+            Bytestream::new(stored(store.as_ref()).await)
+        } else {
+            qemu_img(&["convert", "-f", "raw", "-O", driver, "-o", options, from, to]).unwrap();
+            Bytestream::file(&path)
+        };
+        (source.once, source.sized) = (true, false);
+        let store = memory();
+        let mut job = job(source, vec![(store.clone(), OutputFormat::RAW)]);
+        job.limits = Limits { max_spill: 8 << 20, ..small_window() };
+        run(&job).await.unwrap_or_else(|e| panic!("{driver} {options}: {e}"));
+        assert!(stored(store.as_ref()).await == expected, "{driver} {options}");
+    }
 }
 
 /// A disk that was resized keeps its first-level table at the file's end; then one range request does what would else be a copy.

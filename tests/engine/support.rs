@@ -28,6 +28,8 @@ pub struct Bytestream {
     pub ranges: Option<Bytes>,
     /// Whether the length is told.
     pub sized: bool,
+    /// Whether it can be read only once.
+    pub once: bool,
     /// Whether a cut would show.
     pub shows_cuts: bool,
     /// The stream fails after this many bytes.
@@ -42,6 +44,7 @@ impl Bytestream {
             bytes: bytes.into(),
             ranges: None,
             sized: true,
+            once: false,
             shows_cuts: true,
             cut: None,
             opened: AtomicUsize::new(0),
@@ -72,6 +75,10 @@ impl RangeReader for Ranges {
 impl Source for Bytestream {
     fn describe(&self) -> String {
         "memory".into()
+    }
+
+    fn reopens(&self) -> bool {
+        !self.once
     }
 
     async fn open(&self) -> Result<Opened> {

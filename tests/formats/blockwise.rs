@@ -12,7 +12,7 @@ use proptest::{prelude::ProptestConfig, prop_assert, prop_assert_eq, test_runner
 use vitrine_engine::{
     error::{Error, Kind},
     format::{self, Order},
-    model::{Compression, DiskFormat, Limits, OutputFormat, Subformat, Verdict},
+    model::{DiskFormat, Limits, OutputFormat, Verdict},
 };
 
 use crate::{
@@ -21,28 +21,6 @@ use crate::{
     qemu::Qemu,
     written::{bytes, chunks, encode_to_file, write_raw},
 };
-
-/// Parts of a disk: where, and the bytes.
-pub type Parts = Vec<(u64, Bytes)>;
-
-/// Disks of every kind of size and content.
-pub fn disks() -> Vec<(u64, Parts)> {
-    let sizes = [0, 512, 64 << 10, 7_654_912, 12 << 20];
-    sizes.into_iter().flat_map(|size| patterns(size).map(move |parts| (size, parts))).collect()
-}
-
-/// Empty; the first and the last byte; here and there; full.
-fn patterns(size: u64) -> [Parts; 4] {
-    let length = usize::try_from(size).unwrap();
-    let ends = [0, size.saturating_sub(1)].map(|at| (at, Bytes::from_static(&[7])));
-    let scattered =
-        (1..12_u64).map(|n| (n * n * n * 104_729 % size.max(1), bytes(u32::try_from(n).unwrap(), 30_000, true)));
-    let inside = |parts: Parts| -> Parts {
-        let parts = parts.into_iter().filter(|(at, _)| *at < size);
-        parts.map(|(at, b)| (at, b.slice(..b.len().min(usize::try_from(size - at).unwrap())))).collect()
-    };
-    [Vec::new(), inside(ends.to_vec()), inside(scattered.collect()), inside(vec![(0, bytes(9, length, true))])]
-}
 
 /// Reads the image in every way and expects the disk; `format` is what it must be found to be.
 pub fn assert_reads_as(image: &Path, expected: &[u8], format: DiskFormat, what: &str) {
@@ -57,49 +35,6 @@ pub fn assert_reads_as(image: &Path, expected: &[u8], format: DiskFormat, what: 
         assert!(inspection.reasons.is_empty(), "{what}: {:?}", inspection.reasons);
         assert_eq!(inspection.disk_format, Some(format), "{what}");
         assert_eq!(inspection.virtual_size, Some(expected.len() as u64), "{what}");
-    }
-}
-
-/// Has qemu write every disk with `options`, and reads it as qemu does.
-pub fn assert_reads_what_qemu_writes(driver: &str, options: &str, format: DiskFormat, sizes: impl Fn(u64) -> bool) {
-    let qemu = Qemu::new();
-    let (raw, image, back) = (qemu.path("raw"), qemu.path("image"), qemu.path("back"));
-    for (size, parts) in disks().into_iter().filter(|(size, _)| sizes(*size)) {
-        write_raw(&raw, size, &parts);
-        let name = image.to_str().unwrap();
-        qemu.img(&["convert", "-f", "raw", "-O", driver, "-o", options, raw.to_str().unwrap(), name]);
-        qemu.img(&["convert", "-f", driver, "-O", "raw", name, back.to_str().unwrap()]);
-        assert_reads_as(&image, &fs::read(&back).unwrap(), format, &format!("{options} {size} {}", parts.len()));
-    }
-}
-
-/// An output in this format without compression.
-pub fn output(disk_format: DiskFormat, subformat: Option<Subformat>) -> OutputFormat {
-    OutputFormat { disk_format, subformat, compression: Compression::None, cluster_size: 64 << 10 }
-}
-
-/// Writes every disk, and has qemu and ourselves read it.
-pub fn assert_writes_what_qemu_reads(driver: &str, output: OutputFormat, sizes: impl Fn(u64) -> bool) {
-    let qemu = Qemu::new();
-    let (raw, image) = (qemu.path("raw"), qemu.path("image"));
-    let odd = (10_000_001, vec![(0, bytes(1, 5_000_000, false)), (9_999_000, bytes(2, 1001, true))]);
-    for (size, parts) in disks().into_iter().chain([odd]).filter(|(size, _)| sizes(*size)) {
-        let rounded = size.next_multiple_of(512);
-        write_raw(&raw, rounded, &parts);
-        for told in [true, false] {
-            encode_to_file(output, size, told, &chunks(size, &parts), &image);
-            if driver == "vdi" {
-                // Of vpc, qemu-img has no check.
-                qemu.img(&["check", "-q", "-f", driver, image.to_str().unwrap()]);
-            }
-            qemu.assert_equal(driver, &image, &raw);
-            let info = qemu.img(&["info", "-f", driver, image.to_str().unwrap()]);
-            assert!(info.contains(&format!("({rounded} bytes)")), "{size}: {info}");
-            let what = format!("{output:?} {size} {} {told}", parts.len());
-            if told {
-                assert_reads_as(&image, &fs::read(&raw).unwrap(), output.disk_format, &what);
-            }
-        }
     }
 }
 

@@ -9,9 +9,11 @@ mod blocks;
 mod blockwise;
 mod disk;
 mod hostile;
+mod imago;
 mod matrix;
 mod mutated;
 mod ploop;
+mod qcow2;
 mod qemu;
 #[path = "../engine/support.rs"]
 #[allow(dead_code, reason = "each test program uses its own part")]

@@ -8,12 +8,11 @@ use vitrine_engine::model::DiskFormat;
 
 use crate::{
     blocks::{
-        assert_holds, assert_qemu_reads, assert_refused_when_cut, assert_survives_damage, complaint, disks, image,
-        output, read, sectors_of,
+        assert_holds, assert_refused_when_cut, assert_survives_damage, complaint, image, output, read, sectors_of,
     },
     disk::Memory,
     qemu::Qemu,
-    written::{bytes, chunks, encode_to_file, write_raw},
+    written::bytes,
 };
 
 const MIB: usize = 1 << 20;
@@ -21,20 +20,6 @@ const BAT: usize = 64;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-#[test]
-fn what_qemu_writes_is_read_as_qemu_reads_it() {
-    let qemu = Qemu::new();
-    let (raw, image) = (qemu.path("raw"), qemu.path("image"));
-    for (name, size, parts) in disks() {
-        let (sectors, rounded) = (sectors_of(&parts), size.next_multiple_of(512));
-        write_raw(&raw, size, &parts);
-        for options in ["cluster_size=1M", "cluster_size=64k", "cluster_size=4M"] {
-            qemu.img(&["convert", "-f", "raw", "-O", "parallels", "-o", options, text(&raw), text(&image)]);
-            assert_holds(&image, DiskFormat::Ploop, rounded, &sectors, &format!("{name} {options}"));
-        }
-    }
 }
 
 #[test]
@@ -49,27 +34,6 @@ fn lived_in_disks_are_read_as_qemu_reads_them() {
         qemu.img(&["convert", "-f", "parallels", "-O", "raw", text(&image), text(&raw)]);
         let expected = sectors_of(&vec![(0, fs::read(&raw).unwrap().into())]);
         assert_holds(&image, DiskFormat::Ploop, 40 << 20, &expected, options);
-    }
-}
-
-#[test]
-fn what_we_write_is_read_by_qemu_and_by_us() {
-    let qemu = Qemu::new();
-    let (raw, image) = (qemu.path("raw"), qemu.path("image"));
-    for (name, size, parts) in disks() {
-        let (sectors, rounded) = (sectors_of(&parts), size.next_multiple_of(512));
-        write_raw(&raw, size, &parts);
-        for told in [true, false] {
-            let what = format!("{name} {told}");
-            encode_to_file(output(DiskFormat::Ploop, None), size, told, &chunks(size, &parts), &image);
-            assert_holds(&image, DiskFormat::Ploop, rounded, &sectors, &what);
-            qemu.img(&["check", "-q", "-f", "parallels", text(&image)]);
-            if size < 1 << 30 {
-                qemu.assert_equal("parallels", &image, &raw);
-            } else {
-                assert_qemu_reads(&qemu, "parallels", &image, &sectors, &what);
-            }
-        }
     }
 }
 

@@ -35,6 +35,11 @@ impl Qemu {
         self.folder.path().join(name)
     }
 
+    /// `qemu-img` or `qemu-io`, for what the other methods are not made for.
+    pub fn program(&self, name: &str) -> Command {
+        Command::new(self.programs.join(name))
+    }
+
     /// Runs `qemu-img` with these arguments and gives its output.
     pub fn img(&self, arguments: &[&str]) -> String {
         self.run("qemu-img", arguments)
@@ -58,14 +63,14 @@ impl Qemu {
 
     /// The size of the disk as `qemu-img info` tells it; `None` if it refuses the image.
     pub fn virtual_size(&self, format: &str, image: &Path) -> Option<u64> {
-        let mut command = Command::new(self.programs.join("qemu-img"));
-        let output = command.args(["info", "--output=json", "-f", format]).arg(image).output().unwrap();
+        let output =
+            self.program("qemu-img").args(["info", "--output=json", "-f", format]).arg(image).output().unwrap();
         let info: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
         info.filter(|_| output.status.success()).and_then(|info| info["virtual-size"].as_u64())
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let output = Command::new(self.programs.join(program)).args(arguments).output().unwrap();
+        let output = self.program(program).args(arguments).output().unwrap();
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{program} {arguments:?}: {text}");
         text

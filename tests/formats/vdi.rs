@@ -5,30 +5,14 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 use vitrine_engine::{
     format::{self, Order, Place},
     io::FileReader,
-    model::{DiskFormat, Limits, Subformat},
+    model::{DiskFormat, Limits},
 };
 
 use crate::{
-    blockwise::{
-        Case, assert_reads_as, assert_reads_what_qemu_writes, assert_refused, assert_survives,
-        assert_writes_what_qemu_reads, huge, output, refused, sample,
-    },
+    blocks::output,
+    blockwise::{Case, assert_reads_as, assert_refused, assert_survives, huge, refused, sample},
     qemu::Qemu,
 };
-
-#[test]
-fn what_qemu_writes_is_read_as_qemu_reads_it() {
-    for options in ["static=off", "static=on"] {
-        assert_reads_what_qemu_writes("vdi", options, DiskFormat::Vdi, |_| true);
-    }
-}
-
-#[test]
-fn qemu_reads_what_is_written() {
-    for subformat in [None, Some(Subformat::Dynamic), Some(Subformat::Static)] {
-        assert_writes_what_qemu_reads("vdi", output(DiskFormat::Vdi, subformat), |_| true);
-    }
-}
 
 #[test]
 fn a_disk_that_was_lived_in_is_read_as_qemu_reads_it() {

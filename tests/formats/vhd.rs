@@ -5,39 +5,15 @@ use std::fs;
 use vitrine_engine::{
     format::{self, Order, Place},
     io::FileReader,
-    model::{DiskFormat, Limits, Subformat},
+    model::{DiskFormat, Limits},
 };
 
 use crate::{
-    blockwise::{
-        Case, assert_reads_as, assert_reads_what_qemu_writes, assert_refused, assert_survives,
-        assert_writes_what_qemu_reads, huge, output, refused, sample,
-    },
+    blocks::output,
+    blockwise::{Case, assert_reads_as, assert_refused, assert_survives, huge, refused, sample},
     disk::{Memory, content},
     qemu::Qemu,
 };
-
-/// `qemu-img` makes no fixed disk of no bytes, and neither do we.
-fn not_empty(size: u64) -> bool {
-    size > 0
-}
-
-#[test]
-fn what_qemu_writes_is_read_as_qemu_reads_it() {
-    for options in ["subformat=dynamic", "subformat=dynamic,force_size=on"] {
-        assert_reads_what_qemu_writes("vpc", options, DiskFormat::Vhd, |_| true);
-    }
-    for options in ["subformat=fixed", "subformat=fixed,force_size=on"] {
-        assert_reads_what_qemu_writes("vpc", options, DiskFormat::Vhd, not_empty);
-    }
-}
-
-#[test]
-fn qemu_reads_what_is_written() {
-    assert_writes_what_qemu_reads("vpc", output(DiskFormat::Vhd, None), |_| true);
-    assert_writes_what_qemu_reads("vpc", output(DiskFormat::Vhd, Some(Subformat::Dynamic)), |_| true);
-    assert_writes_what_qemu_reads("vpc", output(DiskFormat::Vhd, Some(Subformat::Fixed)), not_empty);
-}
 
 #[test]
 fn a_disk_that_was_lived_in_is_read_as_qemu_reads_it() {

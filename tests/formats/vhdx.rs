@@ -6,44 +6,22 @@ mod hostile;
 
 use std::{fs, path::Path};
 
-use vitrine_engine::{
-    io::FileReader,
-    model::{DiskFormat, Subformat},
-};
+use vitrine_engine::model::DiskFormat;
 
 use self::draft::{
     BAT, Draft, Entry, HEADERS, ITEMS, LOG, METADATA, MIB, REGION_TABLES, bat_sector, metadata_entry, seal,
 };
 use crate::{
     blocks::{
-        Parts, assert_holds, assert_qemu_reads, assert_refused_when_cut, assert_survives_damage, disks, image, output,
-        read, sectors_of,
+        Parts, assert_holds, assert_qemu_reads, assert_refused_when_cut, assert_survives_damage, image, output, read,
+        sectors_of,
     },
-    disk::refusals,
     qemu::Qemu,
     written::{bytes, chunks, encode_to_file, write_raw},
 };
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-#[test]
-fn what_qemu_writes_is_read_as_qemu_reads_it() {
-    let qemu = Qemu::new();
-    let (raw, image) = (qemu.path("raw"), qemu.path("image"));
-    for (name, size, parts) in disks() {
-        let (sectors, rounded) = (sectors_of(&parts), size.next_multiple_of(512));
-        write_raw(&raw, size, &parts);
-        for options in ["subformat=dynamic", "block_size=1M", "block_size=32M,log_size=4M", "subformat=fixed"] {
-            // Empty fixed files of qemu are gigabytes of zeros if the disk is.
-            if options == "subformat=fixed" && size > 1 << 30 || options == "block_size=1M" && size == 0 {
-                continue;
-            }
-            qemu.img(&["convert", "-f", "raw", "-O", "vhdx", "-o", options, text(&raw), text(&image)]);
-            assert_holds(&image, DiskFormat::Vhdx, rounded, &sectors, &format!("{name} {options}"));
-        }
-    }
 }
 
 #[test]
@@ -75,39 +53,6 @@ fn entries_of_sector_bitmaps_are_passed_over() {
     encode_to_file(output(DiskFormat::Vhdx, None), size, true, &chunks(size, &parts), &image);
     assert_holds(&image, DiskFormat::Vhdx, size, &sectors_of(&parts), "ours");
     assert_qemu_reads(&qemu, "vhdx", &image, &sectors_of(&parts), "ours");
-}
-
-#[test]
-fn what_we_write_is_read_by_qemu_and_by_us() {
-    let qemu = Qemu::new();
-    let (raw, image) = (qemu.path("raw"), qemu.path("image"));
-    for (name, size, parts) in disks() {
-        let (sectors, rounded) = (sectors_of(&parts), size.next_multiple_of(512));
-        write_raw(&raw, size, &parts);
-        for subformat in [None, Some(Subformat::Dynamic), Some(Subformat::Fixed)] {
-            for told in [true, false] {
-                let what = format!("{name} {subformat:?} {told}");
-                let output = output(DiskFormat::Vhdx, subformat);
-                encode_to_file(output, size, told, &chunks(size, &parts), &image);
-                if subformat == Some(Subformat::Fixed) && size > 1 << 30 {
-                    // All of it would be read.
-                    assert_eq!(refusals(&mut FileReader::open(&image).unwrap(), None), Vec::<String>::new());
-                    continue;
-                }
-                assert_holds(&image, DiskFormat::Vhdx, rounded, &sectors, &what);
-                qemu.img(&["check", "-q", "-f", "vhdx", text(&image)]);
-                if size < 1 << 30 {
-                    qemu.assert_equal("vhdx", &image, &raw);
-                } else {
-                    assert_qemu_reads(&qemu, "vhdx", &image, &sectors, &what);
-                }
-                if subformat.is_none() && size > 1 << 30 {
-                    let length = fs::metadata(&image).unwrap().len();
-                    assert!(length < 600 << 20, "{what}: {length} bytes for {} parts", parts.len());
-                }
-            }
-        }
-    }
 }
 
 /// Logs that a crash may leave, each with a name.

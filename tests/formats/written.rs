@@ -79,7 +79,7 @@ pub fn bytes(seed: u32, length: usize, noise: bool) -> Bytes {
 }
 
 /// A disk with a bit of everything, for clusters of this size.
-fn parts(cluster: u64, size: u64) -> Vec<(u64, Bytes)> {
+pub fn parts(cluster: u64, size: u64) -> Vec<(u64, Bytes)> {
     let one = usize::try_from(cluster).unwrap();
     let all = [
         (0, bytes(1, 3 * one + 100, false)),
@@ -205,7 +205,7 @@ impl vitrine_engine::io::ReadAt for Ordered<'_> {
     }
 }
 
-fn sparse_disk() -> impl Strategy<Value = (u64, Vec<(u64, Bytes)>)> {
+pub fn sparse_disk() -> impl Strategy<Value = (u64, Vec<(u64, Bytes)>)> {
     let part = (any::<u64>(), 1_usize..150_000, any::<u16>(), any::<bool>());
     (0_u64..20 << 20, prop::collection::vec(part, 0..8)).prop_map(|(size, drafts)| {
         let parts = drafts.into_iter().filter(|_| size > 0).map(|(at, length, seed, noise)| {

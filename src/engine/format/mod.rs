@@ -178,6 +178,12 @@ pub trait Encoder: Send + Sync {
 
     /// What this encoder writes.
     fn output(&self) -> OutputFormat;
+
+    /// Whether the writes of a layout made for this `virtual_size` follow one another, so that the file can go into a pipe.
+    fn is_forward(&self, virtual_size: Option<u64>) -> bool {
+        let _ = virtual_size;
+        false
+    }
 }
 
 /// A chunk in the form of the output format: pieces of the guest's disk, each with its bytes, ascending.

@@ -135,7 +135,7 @@ pub(super) fn judge(
                 let judged = if header.has_tables_at_end() && order == Order::Stream {
                     Judged::of(vmdk::MarkerMap::open(input, header, limits))?
                 } else {
-                    Judged::of(vmdk::TableMap::open(input, header, limits))?
+                    Judged::of(vmdk::by_tables(input, header, limits))?
                 };
                 Ok(Judged { virtual_size, ..judged })
             }

@@ -181,6 +181,10 @@ impl Encoder for RawEncoder {
     fn output(&self) -> OutputFormat {
         OutputFormat::RAW
     }
+
+    fn is_forward(&self, _virtual_size: Option<u64>) -> bool {
+        true
+    }
 }
 
 #[derive(Debug)]

@@ -63,6 +63,11 @@ pub trait ReadAt: Send {
         true
     }
 
+    /// Whether reading a little here and there costs no more than reading on, as in a file of this machine.
+    fn is_near(&self) -> bool {
+        false
+    }
+
     /// How many of the `length` bytes at `offset` there are: fewer only where the input ends. Lets a stream come so far and takes
     /// nothing of it: what is asked about can still be read.
     ///

@@ -168,6 +168,10 @@ struct Counted {
 }
 
 impl ReadAt for Counted {
+    fn is_near(&self) -> bool {
+        self.inner.is_near()
+    }
+
     fn length(&self) -> Option<u64> {
         self.inner.length()
     }

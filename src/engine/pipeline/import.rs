@@ -119,6 +119,7 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
             tracing::info!(source = job.source.describe(), %error, "starting over with the whole stream kept on disk");
             attempt(job, Keep::All, progress, cancel).await
         }
+        Err(error) if error.kind() == Kind::NeedsSpill && keep == Keep::All => Err(only_once(job, error)),
         result => result,
     };
     match result {
@@ -126,6 +127,14 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
         Err(error) if error.kind() == Kind::AlreadyExists => adopt(job, cancel).await?.ok_or(error),
         result => result,
     }
+}
+
+/// An image that must be read in another order than that in which its source gives it, once.
+fn only_once(job: &Import, error: Error) -> Error {
+    let source = job.source.describe();
+    let message =
+        format!("{source} can be read only once, and this image must be read here and there: save it as a file first");
+    Error::with_source(Kind::InvalidInput, message, error)
 }
 
 /// The result of an earlier attempt that ended between publishing and reporting: every target holds the object.

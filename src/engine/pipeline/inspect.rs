@@ -374,6 +374,10 @@ struct Spool {
 }
 
 impl ReadAt for Spool {
+    fn is_near(&self) -> bool {
+        true
+    }
+
     fn length(&self) -> Option<u64> {
         Some(self.length)
     }
@@ -412,6 +416,10 @@ impl Ranged {
 }
 
 impl ReadAt for Ranged {
+    fn is_near(&self) -> bool {
+        self.ranges.is_near()
+    }
+
     fn length(&self) -> Option<u64> {
         Some(self.length)
     }

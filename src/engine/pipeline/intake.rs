@@ -32,6 +32,7 @@ const BUFFERS_OF_PACKED: usize = 5;
 /// What the blocking part of an import needs of its job.
 pub struct Intake {
     wants: Wants,
+    order: Order,
     declared: Vec<Digest>,
     progress: Arc<Progress>,
     stop: CancellationToken,
@@ -45,7 +46,11 @@ type Moved = (Vec<WrittenFile>, Evidence);
 impl Intake {
     /// The part of `job` that is needed here. `keep` says what the window keeps of a format that may read twice, `stop` ends it early.
     pub fn new(job: &Import, keep: Keep, progress: &Arc<Progress>, stop: &CancellationToken) -> Self {
+        // The second time around, with everything kept, nothing has to be read in the stream's order any more. What cannot be read a
+        // second time is tried in that order all the same: to keep all of it would cost a copy on disk, for hardly any file.
+        let order = if keep == Keep::All && job.source.reopens() { Order::Tables } else { Order::Stream };
         Self {
+            order,
             wants: Wants {
                 disk_format: job.disk_format,
                 container_format: job.container_format,
@@ -91,7 +96,7 @@ impl Intake {
             return Err(Failed::before(error, job));
         }
         let (declared, limits) = (self.wants.disk_format(), &self.wants.limits);
-        let map = format::open_as(&mut window.tables(), wrapping.shape(), declared, limits, self.order());
+        let map = format::open_as(&mut window.tables(), wrapping.shape(), declared, limits, self.order);
         let map = map.and_then(|map| map.virtual_size().map_or(Ok(()), |size| wrapping.check_size(size)).map(|()| map));
         let mut map = match map {
             Ok(map) => map,
@@ -128,14 +133,6 @@ impl Intake {
                 ))
             }
             Err(error) => Err(Failed::after(error, files)),
-        }
-    }
-
-    /// With everything kept, the second time around, nothing has to be read in the stream's order any more.
-    fn order(&self) -> Order {
-        match self.wants.keep {
-            Keep::Unread => Order::Stream,
-            Keep::All => Order::Tables,
         }
     }
 

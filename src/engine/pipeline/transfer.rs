@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::{DiskMap, Encoder},
     io::Pool,
-    model::{Compression, ContentManifest, Limits},
+    model::{Compression, ContentManifest, Limits, OutputFormat},
 };
 
 /// Chunks under way beside those in the workers' hands: enough that a slow one does not stop the others.
@@ -158,10 +158,26 @@ fn open_groups(outputs: Vec<Output>, virtual_size: Option<u64>) -> Result<Vec<Gr
     outputs
         .into_iter()
         .map(|Output { encoder, sinks }| {
+            if let Some(named) = sinks.iter().find(|named| !named.sink.takes_any_order())
+                && !encoder.is_forward(virtual_size)
+            {
+                return Err(not_forward(&named.store, encoder.output(), virtual_size.is_none()));
+            }
             let layout = encoder.layout(virtual_size)?;
             Ok(Group { layout, sinks: sinks.into_iter().map(SinkTask::start).collect() })
         })
         .collect()
+}
+
+/// Why `output` cannot be written to `store` from its beginning to its end.
+fn not_forward(store: &str, output: OutputFormat, unknown: bool) -> Error {
+    let why = if unknown {
+        "begins with the size of the disk, which is known only at the source's end"
+    } else {
+        "has tables in front that are written last"
+    };
+    let message = format!("{store}: {} {why}: write it to a file, or raw or a fixed vhd here", output.disk_format);
+    Error::new(Kind::InvalidInput, message)
 }
 
 type Answer = Result<Option<Finished>>;

@@ -64,4 +64,9 @@ pub trait RangeReader: Send + Sync {
     /// # Errors
     /// `Changed` if the source now holds another version, `Unavailable` after the last retry.
     async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>>;
+
+    /// Whether a part costs no more than the same bytes on their way through the stream.
+    fn is_near(&self) -> bool {
+        false
+    }
 }

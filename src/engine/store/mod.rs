@@ -17,6 +17,7 @@ pub mod fault;
 pub mod filesystem;
 pub mod limit;
 pub mod memory;
+pub mod pipe;
 pub mod plain;
 mod writeback;
 
@@ -99,6 +100,11 @@ pub trait Store: Send + Sync {
 /// An object being written. Dropping it without `commit` removes what was written.
 #[async_trait]
 pub trait Sink: Send {
+    /// Whether writes may come in any order. Else each begins at or behind the end of the one before.
+    fn takes_any_order(&self) -> bool {
+        true
+    }
+
     /// Writes `bytes` at `offset`. What is never written reads as zeros. Returns when the back end took them over; they
     /// need not be durable before `commit` returns.
     ///

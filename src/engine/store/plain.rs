@@ -131,7 +131,7 @@ impl Store for PlainFile {
 }
 
 /// What is written once is the user's, and no object to be found by its key.
-fn not_kept(key: &ObjectKey) -> Error {
+pub(super) fn not_kept(key: &ObjectKey) -> Error {
     Error::new(Kind::NotFound, format!("no object is kept under {key} here"))
 }
 
@@ -219,7 +219,7 @@ impl Drop for PlainSink {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::with_source(Kind::Internal, "a task that writes a file ended on its own", e))?

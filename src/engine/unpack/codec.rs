@@ -71,6 +71,11 @@ impl Codec for Gzip {
 
 struct Xz(XzDecoder);
 
+/// Why xz data is not unpacked that wants more than it may have.
+pub(super) fn lacks_memory() -> String {
+    "it was packed with a larger dictionary than the memory set aside for unpacking holds".to_owned()
+}
+
 /// Blocks are decoded side by side if their headers tell their sizes and they fit into the memory; else one after the other.
 fn new_xz(limits: &UnpackLimits) -> Result<Xz, String> {
     MtStreamBuilder::new()
@@ -90,11 +95,7 @@ impl Codec for Xz {
             Ok(status) => status,
             // Nothing could be done with what there is: the feed finds out whether more comes.
             Err(liblzma::stream::Error::Program) if input.is_empty() => XzStatus::Ok,
-            Err(liblzma::stream::Error::MemLimit) => {
-                return Err(
-                    "it was packed with a larger dictionary than the memory set aside for unpacking holds".into()
-                );
-            }
+            Err(liblzma::stream::Error::MemLimit) => return Err(lacks_memory().into()),
             Err(error) => return Err(error.to_string().into()),
         };
         Ok(Step { read: used(before, self.0.total_in()), ended: status == XzStatus::StreamEnd })

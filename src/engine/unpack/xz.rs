@@ -2,11 +2,14 @@
 //!
 //! A block whose header tells its lengths can be decoded by itself, before those in front of it are done. The library decodes each one,
 //! and checks it; here stand the framing around them, the index, and the bounds. The library's own threads hold every block's output
-//! twice as long as it takes to hand it on, so that blocks as `xz -6` makes them would not fit into the memory of an import.
+//! twice as long as it takes to hand it on, so that blocks as `xz -6` makes them would not fit into the memory of an import. A block
+//! among them that does not tell its lengths, or would take too much, is decoded when those before it have come out.
 
+mod alone;
 mod index;
 mod job;
 
+use alone::Alone;
 use index::{Index, Record, vli};
 use job::{Crew, MAX_JOBS};
 
@@ -29,6 +32,8 @@ pub(super) struct Blocks {
     held: Vec<u8>,
     header: [u8; STREAM_HEADER],
     crew: Crew,
+    /// The block that is decoded by itself, if one is.
+    alone: Option<Alone>,
     index: Index,
     memory: u64,
 }
@@ -40,6 +45,8 @@ enum State {
     Block,
     /// In a block, of so many bytes with its header, that takes so many to decode.
     Body(usize, Record, u64),
+    /// In a block that is decoded by itself.
+    Alone,
     Index,
     Footer,
     Done,
@@ -90,7 +97,7 @@ impl Blocks {
     pub fn new(limits: &UnpackLimits) -> Self {
         let crew = Crew::new(usize::try_from(limits.threads).unwrap_or(1).min(MAX_JOBS));
         let (held, header, index) = (Vec::new(), [0; STREAM_HEADER], Index::default());
-        Self { state: State::Header, held, header, crew, index, memory: limits.memory }
+        Self { state: State::Header, held, header, crew, alone: None, index, memory: limits.memory }
     }
 
     /// Bytes that the part in hand has, as far as is known.
@@ -104,8 +111,13 @@ impl Blocks {
             },
             State::Body(length, ..) => length,
             State::Index => self.index.length(),
-            State::Done => 0,
+            State::Alone | State::Done => 0,
         }
+    }
+
+    /// Bytes of it that have come.
+    fn had(&self) -> usize {
+        if let State::Body(..) = self.state { self.crew.collected() } else { self.held.len() }
     }
 
     /// Takes the part that has come whole.
@@ -117,22 +129,9 @@ impl Blocks {
                 self.state = State::Block;
             }
             State::Block if self.held.first() == Some(&0) => self.state = State::Index,
-            State::Block => {
-                let header = self.held.len();
-                let block = BlockHeader::parse(&self.held).filter(|block| block.cost() <= self.memory);
-                let block = block.ok_or(
-                    "a block does not tell its lengths as the first one does, or needs more than the memory set aside for unpacking",
-                )?;
-                let check = index::check_length(&self.header)?;
-                let record = Record {
-                    unpadded: block.packed.saturating_add(header as u64).saturating_add(check),
-                    size: block.size,
-                };
-                self.state = State::Body(usize::try_from(record.padded()).unwrap_or(usize::MAX), record, block.cost());
-            }
+            State::Block => self.state = self.begin_block()?,
             State::Body(_, record, cost) => {
-                let block = std::mem::take(&mut self.held);
-                self.crew.start(self.header, block, (record.size, cost), self.memory)?;
+                self.crew.start(self.header, (record.size, cost), self.memory)?;
                 self.index.add(record)?;
                 self.state = State::Block;
             }
@@ -146,9 +145,36 @@ impl Blocks {
                 self.held.clear();
                 self.state = State::Done;
             }
-            State::Done => {}
+            State::Alone | State::Done => {}
         }
         Ok(())
+    }
+
+    /// Looks at the header of a block, which is held.
+    fn begin_block(&mut self) -> Result<State, Fault> {
+        let Some(block) = BlockHeader::parse(&self.held).filter(Crew::takes) else { return Ok(State::Alone) };
+        let check = index::check_length(&self.header)?;
+        let unpadded = block.packed.saturating_add(self.held.len() as u64).saturating_add(check);
+        let record = Record { unpadded, size: block.size };
+        let length = usize::try_from(record.padded()).unwrap_or(usize::MAX);
+        self.crew.collect(&self.held);
+        self.held.clear();
+        Ok(State::Body(length, record, block.cost()))
+    }
+
+    /// Goes on with a block that is decoded by itself. Gives how much of `input` was used.
+    fn go_on_alone(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<usize, Fault> {
+        let block = match &mut self.alone {
+            Some(block) => block,
+            None => self.alone.insert(Alone::new(&self.header, &std::mem::take(&mut self.held), self.memory)?),
+        };
+        let (read, whole) = block.decode(input, output)?;
+        if let Some(record) = whole {
+            self.index.add(record)?;
+            self.alone = None;
+            self.state = State::Block;
+        }
+        Ok(read)
     }
 }
 
@@ -156,24 +182,37 @@ impl Codec for Blocks {
     fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, _last: bool) -> Result<Step, Fault> {
         let mut rest = input;
         loop {
-            // A block waits outside until there is room for it beside the others.
+            // A block waits outside until there is room for it beside the others, or until they are gone.
             let must_wait = match self.state {
                 State::Body(_, _, cost) => !self.crew.has_room(cost),
-                State::Done => self.crew.busy(),
+                State::Alone | State::Done => self.crew.busy(),
                 _ => false,
             };
-            let wanted = if must_wait { 0 } else { self.needed().saturating_sub(self.held.len()) };
+            let wanted = if must_wait { 0 } else { self.needed().saturating_sub(self.had()) };
             let (part, behind) = rest.split_at(wanted.min(rest.len()));
-            self.held.extend_from_slice(part);
+            match self.state {
+                State::Body(..) => self.crew.collect(part),
+                _ => self.held.extend_from_slice(part),
+            }
             rest = behind;
-            let whole = self.held.len() >= self.needed();
             self.crew.give(output, must_wait)?;
-            if whole && !must_wait && !matches!(self.state, State::Done) {
-                self.take()?;
-                continue;
+            let full = output.len() >= output.capacity();
+            match self.state {
+                State::Alone if !must_wait && !full => {
+                    let read = self.go_on_alone(rest, output)?;
+                    rest = rest.get(read..).unwrap_or_default();
+                    if !matches!(self.state, State::Alone) {
+                        continue;
+                    }
+                }
+                State::Alone | State::Done => {}
+                _ if !must_wait && self.had() >= self.needed() => {
+                    self.take()?;
+                    continue;
+                }
+                _ => {}
             }
             let ended = matches!(self.state, State::Done) && !self.crew.busy();
-            let full = output.len() >= output.capacity();
             if ended || full || !must_wait {
                 return Ok(Step { read: input.len().saturating_sub(rest.len()), ended });
             }

@@ -6,6 +6,7 @@ mod text;
 use bytes::Bytes;
 use vitrine_engine::{
     format::{self, Order},
+    io::FileReader,
     model::{DiskFormat, Limits, Rule},
 };
 
@@ -22,7 +23,8 @@ enum Seen {
     Tables,
     /// Only when grains are read.
     Data,
-    /// Only when the file is read from end to end: by its tables it is a good disk, as it is for qemu-img.
+    /// Only when the markers of grains are read: from end to end, or in a file of this machine. By its tables it is a good disk, as it
+    /// is for qemu-img.
     Stream,
 }
 
@@ -57,6 +59,13 @@ fn complaints(case: &Case) -> Vec<String> {
     }
     let inspected =
         format::inspect(&mut Memory::new(case.bytes.clone()), Some(DiskFormat::Vmdk), &Limits::default()).unwrap();
+    if case.seen == Seen::Stream {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &case.bytes).unwrap();
+        let mut near = FileReader::open(file.path()).unwrap();
+        let inspected = format::inspect(&mut near, Some(DiskFormat::Vmdk), &Limits::default()).unwrap();
+        judge("inspect a file", inspected.reasons.into_iter().next().map(|v| (v.rule, v.field, v.value)));
+    }
     if case.seen == Seen::Tables {
         // The first reason is the one that import gives.
         judge("inspect", inspected.reasons.into_iter().next().map(|v| (v.rule, v.field, v.value)));

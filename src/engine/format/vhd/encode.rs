@@ -59,4 +59,8 @@ impl Encoder for VhdEncoder {
     fn output(&self) -> OutputFormat {
         self.output
     }
+
+    fn is_forward(&self, _virtual_size: Option<u64>) -> bool {
+        self.output.subformat == Some(Subformat::Fixed)
+    }
 }

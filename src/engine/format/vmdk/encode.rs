@@ -129,6 +129,11 @@ impl Encoder for VmdkEncoder {
     fn output(&self) -> OutputFormat {
         self.output
     }
+
+    /// The header of a stream has the disk's size.
+    fn is_forward(&self, virtual_size: Option<u64>) -> bool {
+        self.packed && virtual_size.is_some()
+    }
 }
 
 /// Sectors of a disk of `virtual_size` bytes, the last perhaps filled up with zeros.

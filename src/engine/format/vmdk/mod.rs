@@ -33,7 +33,7 @@ pub(super) use tables::TableMap;
 use crate::{
     error::{Error, Result},
     io::ReadAt,
-    model::{Rule, Violation},
+    model::{Limits, Rule, Violation},
 };
 
 /// The unit of all offsets, in bytes.
@@ -88,4 +88,16 @@ fn truncated(name: &str, offset: u64, wanted: u64, got: usize) -> Error {
     let message =
         format!("{wanted} bytes should stand there, and the file ends after {got}: it was cut off; fetch it again");
     Violation::new(Rule::Truncated, name, format!("byte {offset}"), message).into()
+}
+
+/// A sparse extent by its tables. Where that costs little, those of a stream are held against the markers of its grains as well, so that
+/// what is refused as a stream is refused here, too.
+///
+/// # Errors
+/// The first violation, or what `input` says.
+pub(in crate::format) fn by_tables(input: &mut dyn ReadAt, header: Header, limits: &Limits) -> Result<TableMap> {
+    if header.has_tables_at_end() && input.is_near() {
+        markers::check_markers(input, &header, limits)?;
+    }
+    TableMap::open(input, header, limits)
 }

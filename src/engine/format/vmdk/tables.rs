@@ -392,8 +392,8 @@ impl DiskMap for TableMap {
     }
 
     fn may_read_twice(&self) -> bool {
-        // Markers are read before their grains; and the first bytes, where grains may begin, before anything else.
-        self.header.is_packed() || self.header.fields.overhead.saturating_mul(SECTOR) < HEAD_LENGTH as u64
+        // The first bytes, where grains may begin, are read before anything else. A marker is read once more with its grain, right away.
+        self.header.fields.overhead.saturating_mul(SECTOR) < HEAD_LENGTH as u64
     }
 
     fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
@@ -439,7 +439,8 @@ pub(super) fn packed(header: &Header, sector: u32, room: u32, start: u64, within
     let least = narrow(length.min(header.virtual_size().saturating_sub(start)));
     Place::Packed {
         host: u64::from(sector).saturating_mul(SECTOR),
-        host_length: room,
+        // Whole sectors: what is left out of a stream may still be asked for, and has to be kept.
+        host_length: room.checked_next_multiple_of(narrow(SECTOR)).unwrap_or(room),
         codec: Arc::new(Grain { lba: start / SECTOR, room, least }),
         unpacked_length: narrow(length),
         skip: narrow(within),

@@ -98,6 +98,10 @@ impl<'a> Section<'a> {
 }
 
 impl ReadAt for Section<'_> {
+    fn is_near(&self) -> bool {
+        self.archive.is_near()
+    }
+
     fn length(&self) -> Option<u64> {
         Some(self.parts.length())
     }

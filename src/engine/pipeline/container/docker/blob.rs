@@ -59,7 +59,7 @@ impl Weight {
         }
         let found = format!("{} bytes of data from {} bytes", self.data, self.packed);
         let message = format!(
-            "layers that unpack to more than {}:1 are never of an ordinary image: raise maxExpansion if this one is meant to be",
+            "layers that unpack to more than {}:1 are never of an ordinary image: raise max-expansion if this one is meant to be",
             limits.max_expansion
         );
         Err(Violation::new(Rule::Bomb, "expansion", found, message))
