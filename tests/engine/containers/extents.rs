@@ -168,7 +168,7 @@ async fn what_a_descriptor_in_an_archive_may_not_name() {
 /// Even if the archive has a member of that name: other programs open another file by it.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_extents_are_plain() {
-    for name in ["a/flat.vmdk", "c:flat.vmdk", "a\\flat.vmdk"] {
+    for name in ["a/flat.vmdk", "c:flat.vmdk"] {
         let mut package = Package::new();
         fs::create_dir(package.path("a")).unwrap();
         let line = format!("RW 18432 FLAT \"{name}\" 0");
