@@ -36,8 +36,8 @@ impl Spill {
             return Err(Error::new(
                 Kind::Refused,
                 format!(
-                    "the image's tables stand so far from its data that more than {} bytes would have to wait on disk: \
-                     rewrite it with `qemu-img convert`, or raise max-spill",
+                    "what is needed first stands so far behind the rest that more than {} bytes would have to wait on disk: \
+                     rewrite the image with `qemu-img convert`, take it from a file or a server with ranges, or raise max-spill",
                     self.limit
                 ),
             ));

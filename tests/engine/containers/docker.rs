@@ -137,7 +137,7 @@ async fn what_waits_is_bounded() {
                 assert!(stored(store.as_ref()).await == content);
             } else {
                 let error = result.unwrap_err().to_string();
-                assert!(error.contains("maxSpill"), "{error}");
+                assert!(error.contains("max-spill"), "{error}");
             }
         }
     }

@@ -165,6 +165,18 @@ async fn what_a_descriptor_in_an_archive_may_not_name() {
     }
 }
 
+/// Even if the archive has a member of that name: other programs open another file by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_extents_are_plain() {
+    for name in ["a/flat.vmdk", "c:flat.vmdk"] {
+        let mut package = Package::new();
+        fs::create_dir(package.path("a")).unwrap();
+        let line = format!("RW 18432 FLAT \"{name}\" 0");
+        package.add("disk.vmdk", text("monolithicFlat", "", &[&line])).add(name, disk(SIZE));
+        assert_eq!(refusal(&package.tar(&[]), true).await, (Rule::ExternalDataFile, "extent".into()), "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sparse_extents_say_what_the_descriptor_says() {
     let field = |at: usize, value: u8| move |bytes: &mut Vec<u8>| bytes[at] = value;
@@ -212,7 +224,7 @@ async fn what_waits_is_bounded() {
     package.members.rotate_left(1);
     let (result, _) = imported(&package.tar(&[]), WAYS[2], small).await;
     let error = result.unwrap_err().to_string();
-    assert!(error.contains("maxSpill"), "{error}");
+    assert!(error.contains("max-spill"), "{error}");
     let (result, _) = imported(&archive, WAYS[0], small).await;
     drop(result.unwrap());
 }

@@ -125,6 +125,11 @@ async fn what_is_wrong_in_a_zip() {
         let (rule, field) = refusal(&lies, true).await;
         assert_eq!((rule, field.as_str()), (Rule::InvalidField, "central directory"), "{place}");
     }
+    // What it says of a length that stands behind the file is told before the file comes.
+    let mut lies = zip(&outside, &["-"]);
+    let at = lies.windows(4).rposition(|bytes| bytes == b"PK\x01\x02").unwrap();
+    lies[at + 24] ^= 1;
+    assert_eq!(refusal(&lies, true).await, (Rule::InvalidField, "central directory".into()));
     let mut damaged = archive.clone();
     damaged[5 << 20] ^= 1;
     assert_eq!(refusal(&damaged, true).await.0, Rule::CompressedStream);
@@ -145,7 +150,7 @@ async fn what_waits_is_bounded() {
         .await;
         match way {
             super::package::Way::Ranges => assert_eq!(result.unwrap().virtual_size, SIZE as u64),
-            _ => assert!(result.unwrap_err().to_string().contains("maxSpill")),
+            _ => assert!(result.unwrap_err().to_string().contains("max-spill")),
         }
     }
 }

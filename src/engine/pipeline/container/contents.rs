@@ -1,6 +1,6 @@
 //! What an archive holds, as far as it has been seen, and which member of it is the disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -29,6 +29,8 @@ pub struct Contents {
     pub(super) complete: bool,
     /// Which of them has a name. Folders are none.
     by_name: HashMap<String, usize>,
+    /// Names of members that are part of a disk that another one describes.
+    parts: HashSet<String>,
     /// Bytes of all texts.
     texts: u64,
 }
@@ -173,6 +175,7 @@ impl Contents {
             let message = format!("the descriptions in an archive may have {MAX_TEXTS} bytes together");
             return Err(Violation::new(Rule::SizeLimit, "texts", self.texts, message));
         }
+        self.parts.extend(stored.parts());
         self.members.push(stored);
         Ok(())
     }
@@ -210,10 +213,9 @@ impl Contents {
         if let Some(violation) = broken.filter(|_| wanted.is_none()) {
             return Err(violation.clone());
         }
-        let parts = self.parts();
         let is_disk = |stored: &&Stored| {
             let name = stored.member.name.as_str();
-            !stored.member.folder && !is_text(name) && name != "manifest.json" && !parts.contains(name)
+            !stored.member.folder && !is_text(name) && name != "manifest.json" && !self.parts.contains(name)
         };
         let disks = || self.members.iter().filter(is_disk);
         let found = match wanted {

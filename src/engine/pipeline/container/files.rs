@@ -2,8 +2,6 @@
 //!
 //! A descriptor names files beside itself, and a name means a member of the same archive or nothing.
 
-use std::collections::HashSet;
-
 use super::{
     bundle::Bundle,
     contents::{Contents, Stored},
@@ -51,23 +49,24 @@ impl Files {
     /// A violation if it names what the archive does not hold, or what is not as it says.
     pub fn of(contents: &Contents, stored: &Stored) -> Result<Option<Self>, Violation> {
         let name = stored.member.name.clone();
-        match stored.named.clone().transpose()? {
+        match &stored.named {
+            Some(Err(violation)) => Err(violation.clone()),
             None => {
                 let parts = vec![stored.member.clone()];
                 Ok(Some(Self { name, parts, shape: Shape::Whole, bundle: None }))
             }
-            Some(Named::Image(bundle)) => {
+            Some(Ok(Named::Image(bundle))) => {
                 let Some(member) = beside(contents, &name, &bundle.image, "File")? else { return Ok(None) };
-                Ok(Some(Self { name, parts: vec![member], shape: Shape::Whole, bundle: Some(bundle) }))
+                Ok(Some(Self { name, parts: vec![member], shape: Shape::Whole, bundle: Some(bundle.clone()) }))
             }
-            Some(Named::Extents(named)) => {
+            Some(Ok(Named::Extents(named))) => {
                 let (mut parts, mut extents) = (Vec::new(), Vec::new());
                 for extent in named {
                     let mut length = 0;
                     if extent.kind != ExtentKind::Zero {
                         let Some(member) = beside(contents, &name, &extent.name, "extent")? else { return Ok(None) };
                         length = member.size;
-                        check_length(&extent, length)?;
+                        check_length(extent, length)?;
                         parts.push(member);
                     }
                     extents.push(Extent { size: extent.size, kind: extent.kind, length });
@@ -84,22 +83,15 @@ impl Files {
     }
 }
 
-impl Contents {
-    /// Names of members that are part of another one.
-    pub(super) fn parts(&self) -> HashSet<String> {
-        let mut names = HashSet::new();
-        for stored in &self.members {
-            match &stored.named {
-                Some(Ok(Named::Image(bundle))) => {
-                    names.insert(name_beside(&stored.member.name, &bundle.image));
-                }
-                Some(Ok(Named::Extents(extents))) => {
-                    names.extend(extents.iter().map(|extent| name_beside(&stored.member.name, &extent.name)));
-                }
-                _ => {}
-            }
+impl Stored {
+    /// Names of the members that it describes.
+    pub fn parts(&self) -> Vec<String> {
+        let name = |part: &str| name_beside(&self.member.name, part);
+        match &self.named {
+            Some(Ok(Named::Image(bundle))) => vec![name(&bundle.image)],
+            Some(Ok(Named::Extents(extents))) => extents.iter().map(|extent| name(&extent.name)).collect(),
+            Some(Err(_)) | None => Vec::new(),
         }
-        names
     }
 }
 
