@@ -403,7 +403,7 @@ fn spliced(files: &[&[u8]]) -> Vec<u8> {
             bytes.push((value & 0x7f) as u8 | 0x80);
             value >>= 7;
         }
-        bytes.push(value as u8);
+        bytes.push((value & 0x7f) as u8);
     };
     let checked = |bytes: &[u8]| {
         let mut crc = flate2::Crc::new();
