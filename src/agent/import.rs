@@ -16,7 +16,7 @@ use vitrine_engine::{
 
 use super::{rate::signed, request, stores::Place, workplace::Workplace};
 use crate::api::{
-    ImageTaskSpec, ImportOrder, ImportResult, Output, StoreTarget, TaskHttp, TaskLocation,
+    Content, ImageTaskSpec, ImportOrder, ImportResult, Output, StoreTarget, TaskHttp, TaskLocation,
     identity::{SECRET_CA_KEY, SECRET_HEADER_PREFIX},
 };
 
@@ -208,7 +208,7 @@ pub fn result(imported: Imported) -> Result<ImportResult> {
         .into_iter()
         .map(|Published { store, result }| Ok(location(store, &result?)))
         .collect::<Result<_>>()?;
-    Ok(ImportResult {
+    let content = Content {
         disk_format: imported.disk_format,
         container_format: imported.container_format,
         properties: imported.properties,
@@ -216,8 +216,8 @@ pub fn result(imported: Imported) -> Result<ImportResult> {
         size: signed(imported.received.length),
         digests: imported.received.digests.iter().map(ToString::to_string).collect(),
         content_digest: imported.content_digest.to_string(),
-        locations,
-    })
+    };
+    Ok(ImportResult { content, locations })
 }
 
 fn location(store: String, stat: &ObjectStat) -> TaskLocation {

@@ -131,7 +131,7 @@ fn tell(outcome: &Outcome, took: Duration) {
     let took = took.as_secs_f64();
     match outcome {
         Outcome::Imported(result) => {
-            tracing::info!(took, size = result.size, content = result.content_digest, "imported");
+            tracing::info!(took, size = result.content.size, content = result.content.content_digest, "imported");
         }
         Outcome::Removed => tracing::info!(took, "removed"),
         Outcome::Failed(failure) => {

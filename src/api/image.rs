@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat, Subformat};
 
 use super::{
+    content::Content,
     schema,
     source::{Source, is_false},
 };
@@ -64,11 +65,13 @@ pub struct ImageSpec {
     /// How the guest's disk is laid out in the source. `auto` takes what is found; anything else must be what is found.
     #[serde(default)]
     pub disk_format: DeclaredFormat,
-    /// What the disk is wrapped in. Absent takes what is found; anything else must be what is found.
+    /// What the disk is wrapped in. Absent takes what is found; anything else must be what is found. `docker` also keeps the files of a
+    /// container image without a disk, as one archive that no guest can boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::container_format")]
     pub container_format: Option<ContainerFormat>,
-    /// Which disk of a container with several is meant: its file's name there. Absent takes the one that the machine boots from.
+    /// Which disk of a container with several is meant: its file's name there, or its id; of a container image its platform, such as
+    /// `linux/arm64/v8`, its name or its digest. Absent takes the one that the machine boots from, and `linux/amd64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub container_disk: Option<String>,
@@ -234,32 +237,9 @@ pub struct ImageStatus {
     /// The attempts at the import under way, or at the last one that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
-    /// Format found in the serving revision's source.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::disk_format")]
-    pub disk_format: Option<DiskFormat>,
-    /// What it was wrapped in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::container_format")]
-    pub container_format: Option<ContainerFormat>,
-    /// What the container says of the machine that the disk is for: firmware, operating system, hardware.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "schema::properties")]
-    pub properties: BTreeMap<String, String>,
-    /// Size of the guest's disk, in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub virtual_size: Option<i64>,
-    /// Bytes as received.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<i64>,
-    /// Digests of the bytes as received, `algorithm:hex`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(max = 140)))]
-    pub digests: Vec<String>,
-    /// Digest of what the guest sees, `blake3:hex`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 140))]
-    pub content_digest: Option<String>,
+    /// The facts of the serving revision.
+    #[serde(flatten)]
+    pub content: Option<Content>,
     /// Data to be removed: of old revisions, from stores no longer named, and what nodes that were lost in the middle of an import may
     /// have left behind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -314,31 +294,8 @@ pub struct Revision {
     #[schemars(length(max = 16), inner(length(max = 253)))]
     pub tried: Vec<String>,
     /// What was found; absent until it is verified.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::disk_format")]
-    pub disk_format: Option<DiskFormat>,
-    /// What it was wrapped in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::container_format")]
-    pub container_format: Option<ContainerFormat>,
-    /// What the container says of the machine that the disk is for: firmware, operating system, hardware.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "schema::properties")]
-    pub properties: BTreeMap<String, String>,
-    /// Size of the guest's disk, in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub virtual_size: Option<i64>,
-    /// Bytes as received.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<i64>,
-    /// Digests of the bytes as received, `algorithm:hex`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(max = 140)))]
-    pub digests: Vec<String>,
-    /// Digest of what the guest sees, `blake3:hex`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 140))]
-    pub content_digest: Option<String>,
+    #[serde(flatten)]
+    pub content: Option<Content>,
     /// When it was verified and stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported_at: Option<Time>,
@@ -346,6 +303,13 @@ pub struct Revision {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub locations: Vec<Location>,
+}
+
+impl Revision {
+    /// Digests of the bytes as received; none until they are known.
+    pub fn digests(&self) -> Vec<String> {
+        self.content.as_ref().map(|content| content.digests.clone()).unwrap_or_default()
+    }
 }
 
 /// How far a revision is.

@@ -3,6 +3,7 @@
 //! Knows the model and Kubernetes' type definitions. Must not know a client: what is here can be tested without a cluster.
 
 pub mod condition;
+mod content;
 mod crd;
 pub mod identity;
 mod image;
@@ -12,6 +13,7 @@ mod source;
 mod store;
 mod task;
 
+pub use content::Content;
 pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{
     Attempt, Cleanup, Conversion, DeclaredFormat, Display, FailureReport, Image, ImagePhase, ImageSpec, ImageStatus,

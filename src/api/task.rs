@@ -28,15 +28,14 @@
     reason = "the lint takes the columns of `kubectl get` for one attribute said twice"
 )]
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vitrine_engine::model::{ContainerFormat, DiskFormat};
+use vitrine_engine::model::ContainerFormat;
 
 use super::{
+    content::Content,
     image::{DeclaredFormat, Output, Progress},
     schema,
     source::{DIGEST_PATTERN, is_false},
@@ -291,28 +290,9 @@ impl TaskPhase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImportResult {
-    /// Found in the source.
-    #[schemars(schema_with = "schema::disk_format")]
-    pub disk_format: DiskFormat,
-    /// What it was wrapped in.
-    #[schemars(schema_with = "schema::container_format")]
-    pub container_format: ContainerFormat,
-    /// What the container says of the machine that the disk is for.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "schema::properties")]
-    pub properties: BTreeMap<String, String>,
-    /// Size of the guest's disk, in bytes.
-    #[schemars(range(min = 0))]
-    pub virtual_size: i64,
-    /// Bytes as received.
-    #[schemars(range(min = 0))]
-    pub size: i64,
-    /// Digests of the bytes as received, `algorithm:hex`; sha256 always.
-    #[schemars(length(min = 1, max = 8), inner(length(max = 140)))]
-    pub digests: Vec<String>,
-    /// Digest of what the guest sees, `blake3:hex`.
-    #[schemars(length(max = 140))]
-    pub content_digest: String,
+    /// What was found in the source.
+    #[serde(flatten)]
+    pub content: Content,
     /// One for each store of the order.
     #[schemars(length(min = 1, max = 16))]
     pub locations: Vec<TaskLocation>,

@@ -4,11 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ipnet::IpNet;
-use vitrine_engine::{
-    model::Limits,
-    source::{AddressPolicy, AddressRule, HostPattern},
-};
+use vitrine_engine::source::{AddressPolicy, AddressRule, HostPattern};
 
+use super::bounds::Bounds;
 use crate::api::identity;
 
 /// Run the agent of one node: carry out its ImageTasks, report its stores.
@@ -84,38 +82,6 @@ impl Sources {
     }
 }
 
-/// Bounds on each image; more is refused.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Bounds (in bytes)")]
-pub struct Bounds {
-    /// Largest disk of a guest [default: 16 TiB]
-    #[arg(long, value_name = "BYTES")]
-    pub max_virtual_size: Option<u64>,
-    /// Most bytes received for one image [default: 4 TiB]
-    #[arg(long, value_name = "BYTES")]
-    pub max_size: Option<u64>,
-    /// Largest spill file of one import [default: 64 GiB]
-    #[arg(long, value_name = "BYTES")]
-    pub max_spill: Option<u64>,
-    /// Memory of one import for bytes that wait for their place [default: 16 MiB]
-    #[arg(long, value_name = "BYTES")]
-    pub window_memory: Option<u64>,
-}
-
-impl Bounds {
-    /// The engine's limits with these in them.
-    pub fn limits(&self) -> Limits {
-        let base = Limits::default();
-        Limits {
-            max_virtual_size: self.max_virtual_size.unwrap_or(base.max_virtual_size),
-            max_size: self.max_size.unwrap_or(base.max_size),
-            max_spill: self.max_spill.unwrap_or(base.max_spill),
-            window_memory: self.window_memory.unwrap_or(base.window_memory),
-            ..base
-        }
-    }
-}
-
 /// Timing; the defaults are part of what operator and agents agree on.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Timing (in seconds)")]
@@ -170,12 +136,6 @@ mod tests {
         assert!(parse(&["--allow-source", "a b"]).is_err());
         let policy = parse(&["--only-allowed-sources"]).unwrap().sources.policy();
         assert!(policy.check_url(&"http://example.com/x".parse().unwrap()).is_err());
-    }
-
-    #[test]
-    fn bounds_replace_defaults_one_by_one() {
-        let limits = parse(&["--max-virtual-size", "1024"]).unwrap().bounds.limits();
-        assert_eq!(limits, Limits { max_virtual_size: 1024, ..Limits::default() });
     }
 
     #[test]

@@ -14,6 +14,7 @@ use vitrine_engine::{
 };
 
 use super::{
+    bounds::Bounds,
     import::key,
     input::{Fetching, Input},
     output::{printable, write},
@@ -36,6 +37,8 @@ pub struct Checksum {
     content: bool,
     #[command(flatten)]
     fetching: Fetching,
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 impl Checksum {
@@ -49,7 +52,7 @@ impl Checksum {
             let source = Input::parse(image)?.source(&self.fetching, false)?;
             let name = printable(image);
             if self.content {
-                write(&format!("{}  {name}\n", content(source).await?))?;
+                write(&format!("{}  {name}\n", content(source, self.bounds.limits()).await?))?;
                 continue;
             }
             for digest in self.digests(source.as_ref()).await? {
@@ -86,7 +89,7 @@ impl Checksum {
 }
 
 /// The content digest, by doing all of an import but keeping anything.
-async fn content(source: Arc<dyn Source>) -> Result<Digest> {
+async fn content(source: Arc<dyn Source>, limits: Limits) -> Result<Digest> {
     let job = Import {
         source,
         disk_format: None,
@@ -98,7 +101,7 @@ async fn content(source: Arc<dyn Source>) -> Result<Digest> {
         targets: vec![Target { store: Arc::new(Discard), output: OutputFormat::RAW }],
         require_all: true,
         permit: None,
-        limits: Limits::default(),
+        limits,
         scratch: std::env::temp_dir(),
         workers: workers(),
     };

@@ -11,12 +11,13 @@ use clap::{Args, ValueHint};
 use vitrine_engine::{
     error::{Error, Kind, Result},
     format,
-    model::{Compression, Digest, DiskFormat, Limits, OutputFormat, Subformat},
+    model::{Compression, ContainerFormat, Digest, DiskFormat, OutputFormat, Subformat},
     pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
     store::{pipe::Pipe, plain::PlainFile},
 };
 
 use super::{
+    bounds::Bounds,
     import::{Outcome, key},
     input::{Fetching, Input},
     output::Output,
@@ -38,6 +39,9 @@ pub struct Convert {
     /// What the source must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// What must be around it; docker keeps the files of a container image as an archive
+    #[arg(long, value_name = "FORMAT")]
+    container_format: Option<ContainerFormat>,
     /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
     #[arg(long, value_name = "NAME")]
     container_disk: Option<String>,
@@ -55,6 +59,8 @@ pub struct Convert {
     output: Output,
     #[command(flatten)]
     fetching: Fetching,
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 /// The form of what is written.
@@ -137,7 +143,7 @@ impl Convert {
     async fn convert(&self, input: &Input, target: Target, progress: &Arc<Progress>) -> Result<Imported> {
         let cancel = interruption()?;
         // A file whose digest nobody asked for needs not be read where it has holes.
-        if let (Input::File(path), true) = (input, self.checksums.is_empty())
+        if let (Input::File(path), true) = (input, self.checksums.is_empty() && self.container_format.is_none())
             && pipeline::is_plain(path)?
         {
             let job = self.direct(path, target);
@@ -146,7 +152,7 @@ impl Convert {
         let job = Import {
             source: input.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
-            container_format: None,
+            container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
             key: key()?,
@@ -154,7 +160,7 @@ impl Convert {
             targets: vec![target],
             require_all: true,
             permit: None,
-            limits: Limits::default(),
+            limits: self.bounds.limits(),
             scratch: scratch_for(&self.target),
             workers: workers(),
         };
@@ -166,7 +172,7 @@ impl Convert {
             path: path.to_owned(),
             disk_format: self.format,
             target,
-            limits: Limits::default(),
+            limits: self.bounds.limits(),
             workers: workers(),
         }
     }

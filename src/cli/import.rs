@@ -6,7 +6,7 @@ use clap::{Args, ValueHint};
 use serde::Serialize;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{ContainerFormat, Digest, DiskFormat, Limits, ObjectKey, Properties},
+    model::{ContainerFormat, Digest, DiskFormat, ObjectKey, Properties},
     pipeline::{self, Imported, Progress, Target},
     store::{
         Store as _,
@@ -15,6 +15,7 @@ use vitrine_engine::{
 };
 
 use super::{
+    bounds::Bounds,
     convert::Form,
     input::{Fetching, Input},
     inspect::property_rows,
@@ -40,6 +41,9 @@ pub struct Import {
     /// What the source must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// What must be around it; docker keeps the files of a container image as an archive
+    #[arg(long, value_name = "FORMAT")]
+    container_format: Option<ContainerFormat>,
     /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
     #[arg(long, value_name = "NAME")]
     container_disk: Option<String>,
@@ -54,6 +58,8 @@ pub struct Import {
     output: Output,
     #[command(flatten)]
     fetching: Fetching,
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 impl Import {
@@ -72,7 +78,7 @@ impl Import {
         let job = pipeline::Import {
             source: Input::parse(&self.source)?.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
-            container_format: None,
+            container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
             key,
@@ -80,7 +86,7 @@ impl Import {
             targets: vec![Target { store: Arc::new(store), output }],
             require_all: true,
             permit: None,
-            limits: Limits::default(),
+            limits: self.bounds.limits(),
             scratch: std::env::temp_dir(),
             workers: workers(),
         };

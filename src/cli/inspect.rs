@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use clap::Args;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{DiskFormat, Inspection, Limits, Properties, Verdict},
+    model::{ContainerFormat, DiskFormat, Inspection, Properties, Verdict},
     pipeline::{self, InspectJob},
 };
 
 use super::{
+    bounds::Bounds,
     input::{Fetching, Input},
     output::{Output, Rows, size},
     work::{self, REFUSED, interruption},
@@ -25,6 +26,9 @@ pub struct Inspect {
     /// What it must be; something else is refused
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<DiskFormat>,
+    /// What must be around it; docker keeps the files of a container image as an archive
+    #[arg(long, value_name = "FORMAT")]
+    container_format: Option<ContainerFormat>,
     /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
     #[arg(long, value_name = "NAME")]
     container_disk: Option<String>,
@@ -33,6 +37,8 @@ pub struct Inspect {
     output: Output,
     #[command(flatten)]
     fetching: Fetching,
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 impl Inspect {
@@ -45,8 +51,9 @@ impl Inspect {
         let job = InspectJob {
             source: Input::parse(&self.image)?.source(&self.fetching, false)?,
             disk_format: self.format,
+            container_format: self.container_format,
             container_disk: self.container_disk.clone(),
-            limits: Limits::default(),
+            limits: self.bounds.limits(),
             scratch: std::env::temp_dir(),
         };
         let inspection = pipeline::inspect(job, &interruption()?).await.map_err(without_verdict)?;
@@ -83,6 +90,12 @@ impl Rows for Inspection {
             ("virtual size", self.virtual_size.map_or_else(unknown, size)),
             ("size", self.size.map_or_else(unknown, size)),
         ];
+        if self.opaque {
+            rows.push(("content", "an archive of files, opaque to a guest".to_owned()));
+        }
+        for (number, part) in self.parts.iter().enumerate() {
+            rows.push((if number == 0 { "parts" } else { "" }, part.clone()));
+        }
         rows.extend(property_rows(&self.properties));
         match self.verdict {
             Verdict::Accepted => rows.push(("verdict", "accepted".to_owned())),

@@ -4,6 +4,7 @@
 //! module must not know the controller or the agent.
 
 mod agent;
+mod bounds;
 mod checksum;
 mod convert;
 mod crds;

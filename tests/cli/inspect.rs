@@ -90,6 +90,36 @@ fn reasons_tell_rule_field_value_and_what_to_do() {
 }
 
 #[test]
+fn what_a_refused_header_says_of_the_size_is_told() {
+    let (folder, cases) = hostile();
+    let large = cases.iter().find(|case| case["file"] == "virtual-size-63-tib.qcow2").unwrap();
+    let (_, found) = inspect(folder.join(large["file"].as_str().unwrap()).to_str().unwrap());
+    assert_eq!((&found["virtualSize"], &found["verdict"]), (&(63_u64 << 40).into(), &"refused".into()), "{found}");
+}
+
+#[test]
+fn bounds_can_be_chosen_and_are_named_by_the_refusal() {
+    let disk = debian("zlib.qcow2");
+    let refusal = |option: &str, value: &str| {
+        let found = run(["inspect", disk.to_str().unwrap(), option, value, "-o", "json"]).expect(3).json();
+        found["reasons"][0]["message"].as_str().unwrap().to_owned()
+    };
+    assert!(refusal("--max-virtual-size", "1048576").contains("raise max-virtual-size"));
+    assert!(refusal("--max-size", "1048576").contains("raise max-size"));
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3];
+    // Two blocks of one repeated byte: 64 KiB, and as many again as the last one.
+    frame.extend([2, 0, 8, 0, 3, 0, 8, 0]);
+    let folder = tempfile::tempdir().unwrap();
+    let wide = folder.path().join("window-of-128-mib.zst");
+    std::fs::write(&wide, frame).unwrap();
+    let wide = wide.to_str().unwrap();
+    let found = run(["inspect", wide, "-o", "json"]).expect(3).json();
+    assert_eq!(found["reasons"][0]["rule"], "compressed-stream", "{found}");
+    let found = run(["inspect", wide, "--unpack-memory", "268435456", "-o", "json"]).expect(0).json();
+    assert_eq!(found["virtualSize"], 128 << 10, "{found}");
+}
+
+#[test]
 fn the_declared_format_must_be_the_found_one() {
     let zlib = debian("zlib.qcow2");
     let found = run(["inspect", zlib.to_str().unwrap(), "-f", "raw", "-o", "json"]).expect(3).json();
@@ -190,4 +220,47 @@ fn a_disk_of_a_package_can_be_named() {
     let found = ran.json();
     assert_eq!((&found["virtualSize"], &found["verdict"]), (&(1 << 19).into(), &"accepted".into()), "{found}");
     assert_eq!(inspect(archive).1["reasons"][0]["field"], "members");
+}
+
+/// What is around a disk is shown, and what is declared of it must be so, for every verb that takes it.
+#[test]
+fn containers_are_shown_and_may_be_declared() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "mkdir -p etc disk && echo hello > etc/motd && tar -cf root.tar etc && head -c 1048576 /dev/urandom > a-flat.vmdk \
+        && printf '# Disk DescriptorFile\\nversion=1\\nCID=1\\nparentCID=ffffffff\\ncreateType=\"vmfs\"\\nRW 2048 VMFS \"a-flat.vmdk\"\\n' > a.vmdk \
+        && tar -cf vmdk.tar a-flat.vmdk a.vmdk";
+    let made = std::process::Command::new("sh").current_dir(folder.path()).args(["-ec", script]).status().unwrap();
+    assert!(made.success());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (code, found) = inspect(&path("vmdk.tar"));
+    assert_eq!(
+        (code, &found["diskFormat"], found["virtualSize"].as_u64()),
+        (0, &"vmdk".into(), Some(1 << 20)),
+        "{found}"
+    );
+    assert_eq!((&found["parts"], &found["opaque"]), (&serde_json::json!(["a.vmdk", "a-flat.vmdk"]), &Value::Null));
+    let root = path("root.tar");
+    for (format, code) in [("docker", 0), ("ova", 3), ("bare", 3)] {
+        let ran = run(["inspect", &root, "--container-format", format, "-o", "json"]);
+        assert_eq!(
+            (ran.code, ran.json()["opaque"].as_bool()),
+            (code, (code == 0).then_some(true)),
+            "{format}: {}",
+            ran.stdout
+        );
+        let target = path(&format!("{format}.out"));
+        let ran = run(["convert", &root, &target, "--container-format", format, "--quiet"]);
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+    }
+    assert!(std::fs::read(path("docker.out")).unwrap() == std::fs::read(&root).unwrap(), "kept as it is");
+    let table = run(["inspect", &root, "--container-format", "docker"]).stdout;
+    assert!(table.contains("opaque to a guest"), "{table}");
+    let disk = debian("plain.qcow2");
+    for (format, code) in [("bare", 0), ("ova", 3), ("docker", 3)] {
+        let ran = run(["inspect", disk.to_str().unwrap(), "--container-format", format]);
+        assert_eq!(ran.code, code, "{format}: {}", ran.stdout);
+        let ran =
+            run(["convert", disk.to_str().unwrap(), &path("x"), "--container-format", format, "--quiet", "--force"]);
+        assert_eq!(ran.code, code, "{format}: {}", ran.stderr);
+    }
 }

@@ -35,7 +35,14 @@ fn blind(bytes: &[u8]) -> Bytestream {
 
 async fn look(source: Bytestream, disk_format: Option<DiskFormat>) -> Inspection {
     let (limits, scratch) = (Limits::default(), std::env::temp_dir());
-    let job = InspectJob { source: std::sync::Arc::new(source), disk_format, container_disk: None, limits, scratch };
+    let job = InspectJob {
+        source: std::sync::Arc::new(source),
+        disk_format,
+        container_format: None,
+        container_disk: None,
+        limits,
+        scratch,
+    };
     inspect(job, &tokio_util::sync::CancellationToken::new()).await.unwrap()
 }
 

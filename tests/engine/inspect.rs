@@ -15,7 +15,14 @@ use crate::support::Bytestream;
 fn job(max_spill: u64) -> InspectJob {
     let source = Arc::new(Bytestream::file(&debian_disk().unwrap().join("zlib.qcow2")));
     let limits = Limits { max_spill, ..Limits::default() };
-    InspectJob { source, disk_format: None, container_disk: None, limits, scratch: std::env::temp_dir() }
+    InspectJob {
+        source,
+        disk_format: None,
+        container_format: None,
+        container_disk: None,
+        limits,
+        scratch: std::env::temp_dir(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

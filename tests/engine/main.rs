@@ -15,5 +15,6 @@ mod footers;
 mod hostile;
 mod inspect;
 mod layouts;
+mod polyglots;
 mod support;
 mod truth;

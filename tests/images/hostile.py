@@ -201,9 +201,11 @@ def foreign_files():
     yield refused("data-file", "external-data-file", "names an external data file", named)
     yield refused("data-file-unnamed", "external-data-file", "external data file bit without a name",
                   sample(incompatible=4))
-    named = sample(incompatible=4, autoclear=2)
-    named.extensions = [(0x44415441, b"/etc/passwd")]
-    yield refused("data-file-raw", "external-data-file", "external data file, said to be raw", named)
+    for name, why, bits in (("raw", "external data file, said to be raw", dict(incompatible=4, autoclear=2)),
+                            ("without-its-bit", "names an external data file, and its bit is not set", {})):
+        named = sample(**bits)
+        named.extensions = [(0x44415441, b"/etc/passwd")]
+        yield refused(f"data-file-{name}", "external-data-file", why, named)
 
 
 def unreadable():
@@ -303,6 +305,9 @@ def tables_overlap():
     places = sample().placed
     l1, l2 = places["l1"], places["l2", 0]
     yield refused("l2-shared", rule, "two L1 entries share one L2 table", with_l1(1, l2 | COPIED, 1024))
+    bare = Qcow2(clusters=1024)
+    bare.l1_entries = dict.fromkeys((0, 1), l2 | COPIED)
+    yield refused("l2-shared-and-empty", rule, "two L1 entries share one L2 table, which maps nothing", bare)
     yield refused("l2-is-l1", rule, "an L1 entry names the L1 table", with_l1(1, l1 | COPIED, 1024))
     yield refused("l2-names-itself", rule, "an L2 entry names its own table as data", with_entry(1, l2 | COPIED))
     yield refused("data-is-l1", rule, "an L2 entry names the L1 table as data", with_entry(1, l1 | COPIED))

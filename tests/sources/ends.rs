@@ -32,6 +32,16 @@ async fn a_body_shorter_than_promised_is_never_the_whole() {
 }
 
 #[tokio::test]
+async fn a_part_that_ends_early_is_not_the_end_of_the_file() {
+    let (server, content) = (FaultServer::start().unwrap(), content());
+    // The second answer says which part it is, and its body, whose length is unsaid, is over long before that.
+    let route = Route::bytes(content.clone()).first(1, Fault::CutAfter(1_000_000));
+    server.put("/a", route.only(2, Fault::Chunked).only(2, Fault::EndAfter(100_000)));
+    assert!(read(&source(&server, "/a")).await.unwrap() == content);
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[tokio::test]
 async fn a_chunked_body_ends_where_it_says() {
     let (server, content) = (FaultServer::start().unwrap(), content());
     server.put("/a", Route::bytes(content.clone()).always(Fault::Chunked));

@@ -47,7 +47,7 @@ const fn unsupported(name: &'static str) -> Found {
 }
 
 /// Offset, magic bytes and meaning. The first that matches wins.
-const SIGNATURES: &[(usize, &[u8], Found)] = &[
+pub(super) const SIGNATURES: &[(usize, &[u8], Found)] = &[
     (0, b"QFI\xfb", Found::Disk(DiskFormat::Qcow2)),
     (0, b"QED\0", unsupported("qed")),
     (

@@ -5,13 +5,14 @@
 use crate::{
     error::{Error, Result},
     format::{
-        DiskMap, Order, Place,
-        amazon::detect_as,
-        detect::{Found, HEAD_LENGTH, settle},
-        open::{Judged, judge},
+        DiskMap, Order, Place, Shape,
+        ambiguity::{TAIL, check_head, check_tail},
+        detect::{Found, settle},
+        open::{Judged, judge, recognise},
+        stated::stated_size,
     },
     io::ReadAt,
-    model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
+    model::{DiskFormat, Inspection, Limits, Rule, Verdict, Violation},
 };
 
 /// How many compressed clusters at the file's end are unpacked to see whether they are whole. In a good file it is one.
@@ -22,28 +23,38 @@ const TAIL_CLUSTERS: u32 = 16;
 /// # Errors
 /// Only if it could not be told: what `input` says, never a violation.
 pub fn inspect(input: &mut dyn ReadAt, declared: Option<DiskFormat>, limits: &Limits) -> Result<Inspection> {
-    let head = input.read_up_to(0, HEAD_LENGTH)?;
-    let found = detect_as(&head, declared);
-    let mut inspection = Inspection {
-        disk_format: match found {
-            Found::Disk(format) => Some(format),
-            Found::Other { .. } => None,
-        },
-        container_format: ContainerFormat::Bare,
-        virtual_size: None,
-        size: None,
-        properties: Properties::new(),
-        verdict: Verdict::Accepted,
-        reasons: Vec::new(),
-    };
+    inspect_as(input, &Shape::Whole, declared, limits)
+}
+
+/// The same of an input of which it is known how a disk lies in it.
+///
+/// # Errors
+/// As `inspect`.
+pub fn inspect_as(
+    input: &mut dyn ReadAt,
+    shape: &Shape,
+    declared: Option<DiskFormat>,
+    limits: &Limits,
+) -> Result<Inspection> {
+    let (head, found) = recognise(input, shape, declared)?;
+    let mut inspection = Inspection::new(match found {
+        Found::Disk(format) => Some(format),
+        Found::Other { .. } => None,
+    });
     match settle(found, declared) {
         Err(violation) => inspection.reasons.push(violation),
         Ok(reader) => {
-            let Judged { virtual_size, map } = judge(reader, input, &head, limits, Order::Tables)?;
-            inspection.virtual_size = virtual_size;
+            let Judged { virtual_size, map } = judge(reader, input, shape, &head, limits, Order::Tables)?;
+            inspection.virtual_size = virtual_size.or_else(|| stated_size(reader, &head));
             match map {
                 Err(violations) => inspection.reasons = violations,
                 Ok(map) => look(input, map, &mut inspection)?,
+            }
+            if let Found::Disk(format) = found {
+                inspection.reasons.extend(check_head(&head, format).err());
+            }
+            if *shape == Shape::Whole {
+                look_at_end(input, &mut inspection)?;
             }
         }
     }
@@ -68,6 +79,15 @@ fn look(input: &mut dyn ReadAt, mut map: Box<dyn DiskMap>, inspection: &mut Insp
             None => Err(error),
         },
     }
+}
+
+/// Looks whether the file ends as one of another format.
+fn look_at_end(input: &mut dyn ReadAt, inspection: &mut Inspection) -> Result<()> {
+    if let (Some(length), Some(format)) = (input.length(), inspection.disk_format) {
+        let tail = input.read_up_to(length.saturating_sub(TAIL as u64), TAIL)?;
+        inspection.reasons.extend(check_tail(&tail, format).err());
+    }
+    Ok(())
 }
 
 /// Resolves the whole disk, if that shows anything more, and unpacks what the file's end may have cut.

@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "tests build their own bytes and may panic"))]
 
 mod amazon;
+mod ambiguity;
 mod blocks;
 mod claims;
 mod detect;
@@ -24,23 +25,27 @@ mod open;
 mod ploop;
 mod qcow2;
 mod raw;
+mod stated;
 mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
 
+pub use ambiguity::{LOOK, TAIL, check_layer, check_tail};
 pub use encoder::encoder;
-pub use inspect::inspect;
-pub use open::open;
+pub use inspect::{inspect, inspect_as};
+pub use open::{open, open_as};
+pub use ploop::ploop_block;
+pub use vmdk::{Extent, ExtentKind, NamedExtent, named_extents};
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     error::Result,
     io::ReadAt,
-    model::{Chunk, DiskFormat, OutputFormat},
+    model::{Chunk, DiskFormat, OutputFormat, Rule, Violation},
 };
 
 /// The guest's disk as one file describes it.
@@ -84,6 +89,17 @@ pub trait DiskMap: Send {
         let _ = input;
         Ok(())
     }
+}
+
+/// How a disk lies in the bytes that are its input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// They are one file, and say what they are.
+    Whole,
+    /// They are the files of a vmdk's extents, one behind the other.
+    Extents(Vec<Extent>),
+    /// They are kept as they are, whatever they hold.
+    Opaque,
 }
 
 /// How a file is best read. Formats that hold their tables once in the way of the data and once behind it can choose.
@@ -221,4 +237,10 @@ pub struct Finish {
     pub writes: Vec<Write>,
     /// Length of the whole file in bytes; what was not written reads as zeros.
     pub length: u64,
+}
+
+/// What to say of a disk that is larger than `most` bytes. `value` is what `field` of its header says, in the unit of that field.
+fn oversized(field: &str, value: impl Display, most: u64) -> Violation {
+    let message = format!("disks of up to {most} bytes are accepted: raise max-virtual-size if this one is wanted");
+    Violation::new(Rule::VirtualSizeLimit, field, value, message)
 }

@@ -2,12 +2,15 @@
 //!
 //! The only place that knows which formats can be read; knows nothing of their insides.
 
+use bytes::Bytes;
+
 use crate::{
     error::{Error, Kind, Result},
     format::{
-        DiskMap, Order,
+        DiskMap, Order, Shape,
         amazon::detect_as,
-        detect::{HEAD_LENGTH, Reader, settle},
+        ambiguity::check_head,
+        detect::{Found, HEAD_LENGTH, Reader, settle},
         ploop::PloopMap,
         qcow2::{Header, Qcow2Map},
         raw::RawMap,
@@ -31,12 +34,45 @@ pub fn open(
     limits: &Limits,
     order: Order,
 ) -> Result<Box<dyn DiskMap>> {
-    let head = input.read_up_to(0, HEAD_LENGTH)?;
-    let reader = settle(detect_as(&head, declared), declared)?;
-    judge(reader, input, &head, limits, order)?.map.map_err(|violations| match violations.into_iter().next() {
+    open_as(input, &Shape::Whole, declared, limits, order)
+}
+
+/// The same of an input of which it is known how a disk lies in it.
+///
+/// # Errors
+/// As `open`.
+pub fn open_as(
+    input: &mut dyn ReadAt,
+    shape: &Shape,
+    declared: Option<DiskFormat>,
+    limits: &Limits,
+    order: Order,
+) -> Result<Box<dyn DiskMap>> {
+    let (head, found) = recognise(input, shape, declared)?;
+    let reader = settle(found, declared)?;
+    if let Found::Disk(format) = found {
+        check_head(&head, format)?;
+    }
+    judge(reader, input, shape, &head, limits, order)?.map.map_err(|violations| match violations.into_iter().next() {
         Some(violation) => violation.into(),
         None => Error::new(Kind::Internal, "refused for no reason"),
     })
+}
+
+/// The first bytes of `input`, where they matter, and what it is.
+///
+/// # Errors
+/// What `input` says.
+pub(super) fn recognise(input: &mut dyn ReadAt, shape: &Shape, declared: Option<DiskFormat>) -> Result<(Bytes, Found)> {
+    match shape {
+        Shape::Extents(_) => Ok((Bytes::new(), Found::Disk(DiskFormat::Vmdk))),
+        Shape::Opaque => Ok((Bytes::new(), Found::Disk(DiskFormat::Raw))),
+        Shape::Whole => {
+            let head = input.read_up_to(0, HEAD_LENGTH)?;
+            let found = detect_as(&head, declared);
+            Ok((head, found))
+        }
+    }
 }
 
 /// What a header says.
@@ -70,10 +106,14 @@ impl Judged {
 pub(super) fn judge(
     reader: Reader,
     input: &mut dyn ReadAt,
+    shape: &Shape,
     head: &[u8],
     limits: &Limits,
     order: Order,
 ) -> Result<Judged> {
+    if let Shape::Extents(extents) = shape {
+        return Judged::of(vmdk::ExtentMap::new(extents, limits));
+    }
     match reader {
         Reader::Vhdx => Judged::of(VhdxMap::open(input, limits)),
         Reader::Ploop => Judged::of(PloopMap::open(head, input.length(), limits)),
@@ -95,7 +135,7 @@ pub(super) fn judge(
                 let judged = if header.has_tables_at_end() && order == Order::Stream {
                     Judged::of(vmdk::MarkerMap::open(input, header, limits))?
                 } else {
-                    Judged::of(vmdk::TableMap::open(input, header, limits))?
+                    Judged::of(vmdk::by_tables(input, header, limits))?
                 };
                 Ok(Judged { virtual_size, ..judged })
             }

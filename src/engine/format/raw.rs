@@ -8,6 +8,8 @@ use crate::{
     error::{Error, Kind, Result},
     format::{
         DiskMap, EncodedChunk, EncodedPiece, Encoder, Finish, Layout, Mapping, Place, Write,
+        ambiguity::check_tail,
+        oversized,
         vhd::{CYLINDER, FOOTER_LENGTH, Footer, Tail},
     },
     io::ReadAt,
@@ -57,6 +59,9 @@ impl RawMap {
     /// Decides what a file of `length` bytes is by its last ones, and so how large the disk in it is.
     fn settle(&mut self, tail: &[u8], length: u64) -> Result<()> {
         let size = match (Tail::of(tail), self.declared) {
+            (Tail::Footer, None) if self.format == DiskFormat::Iso => {
+                check_tail(tail, DiskFormat::Iso).map(|()| length)?
+            }
             (Tail::Footer | Tail::Broken, None | Some(DiskFormat::Vhd)) => {
                 self.format = DiskFormat::Vhd;
                 Footer::parse(tail)?.fixed_size(length)?
@@ -86,9 +91,7 @@ impl RawMap {
         if size <= self.longest {
             return Ok(());
         }
-        let message =
-            format!("disks of up to {} bytes are accepted: raise the limit if this one is wanted", self.longest);
-        Err(Violation::new(Rule::VirtualSizeLimit, "length", size, message).into())
+        Err(oversized("length", size, self.longest).into())
     }
 }
 

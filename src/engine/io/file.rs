@@ -39,6 +39,10 @@ impl FileReader {
 }
 
 impl ReadAt for FileReader {
+    fn is_near(&self) -> bool {
+        true
+    }
+
     fn length(&self) -> Option<u64> {
         Some(self.length)
     }

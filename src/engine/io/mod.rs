@@ -5,12 +5,15 @@
 
 mod aligned;
 mod file;
+mod forward;
 mod peek;
 mod pool;
 mod pump;
 mod ranges;
+mod recall;
 mod spill;
 mod stream;
+mod tail;
 mod window;
 mod zero;
 
@@ -18,12 +21,14 @@ use bytes::Bytes;
 
 pub use aligned::{AlignedBuffer, PAGE};
 pub use file::FileReader;
+pub use forward::Forward;
 pub use peek::Peeked;
 pub use pool::{Pool, PoolBuffer};
 pub use pump::Pump;
 pub use ranges::RangeSet;
 pub use spill::Spill;
 pub use stream::feed_from;
+pub use tail::{LastBytes, Tailed};
 pub use window::{Fetch, Keep, Tables, Window, WindowLimits};
 pub use zero::{NonzeroRuns, is_zero, nonzero_runs};
 
@@ -58,6 +63,11 @@ pub trait ReadAt: Send {
         true
     }
 
+    /// Whether reading a little here and there costs no more than reading on, as in a file of this machine.
+    fn is_near(&self) -> bool {
+        false
+    }
+
     /// How many of the `length` bytes at `offset` there are: fewer only where the input ends. Lets a stream come so far and takes
     /// nothing of it: what is asked about can still be read.
     ///
@@ -68,6 +78,14 @@ pub trait ReadAt: Send {
             Some(end) => Ok(usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(length)),
             None => Ok(self.read_up_to(offset, length)?.len()),
         }
+    }
+
+    /// Like `read_up_to`, of bytes that may be read once more.
+    ///
+    /// # Errors
+    /// As `read_up_to`.
+    fn peek(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        self.read_up_to(offset, length)
     }
 
     /// Like `read_up_to`, but `None` where that would have to go through everything before `offset`.

@@ -37,7 +37,7 @@ impl Spill {
                 Kind::Refused,
                 format!(
                     "the image's tables stand so far from its data that more than {} bytes would have to wait on disk: \
-                     rewrite it with `qemu-img convert`, or raise the limit maxSpill",
+                     rewrite it with `qemu-img convert`, or raise max-spill",
                     self.limit
                 ),
             ));

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Feed, RangeSet, ReadAt, Spill};
+use super::{Feed, RangeSet, ReadAt, Spill, recall::Recall};
 use crate::error::{Error, Kind, Result};
 
 /// A table this far ahead of the stream is fetched by range instead of letting everything before it wait, in bytes.
@@ -50,6 +50,7 @@ pub struct Window<F> {
     read: RangeSet,
     keep: Keep,
     spill: Spill,
+    recall: Option<Recall>,
     limits: WindowLimits,
     fetch: Option<Fetch>,
     fetched: Vec<(u64, Bytes)>,
@@ -74,11 +75,17 @@ impl<F: Feed> Window<F> {
             read: RangeSet::default(),
             keep,
             spill,
+            recall: None,
             limits,
             fetch,
             fetched: Vec::new(),
             fetched_bytes: 0,
         }
+    }
+
+    /// Gets whatever has gone by again from `fetch`, instead of keeping it. To be called before anything is read.
+    pub fn recall(&mut self, fetch: Fetch) {
+        self.recall = Some(Recall::new(fetch));
     }
 
     /// Keeps from now on what `keep` says.
@@ -158,6 +165,11 @@ impl<F: Feed> Window<F> {
         let Some(piece) = self.pieces.pop_front() else { return Ok(()) };
         let start = self.held.start;
         let end = start.saturating_add(piece.len() as u64);
+        if let Some(recall) = &mut self.recall {
+            recall.pass(&piece);
+            self.held.start = end;
+            return Ok(());
+        }
         let nothing = RangeSet::default();
         let done_with = match self.keep {
             Keep::All => &nothing,
@@ -201,7 +213,9 @@ impl<F: Feed> Window<F> {
     }
 
     fn note_read(&mut self, range: &Range<u64>) {
-        self.read.insert(range.start.max(self.held.start)..range.end);
+        if self.recall.is_none() {
+            self.read.insert(range.start.max(self.held.start)..range.end);
+        }
     }
 
     /// Copies `range` out of memory and spill file.
@@ -218,7 +232,11 @@ impl<F: Feed> Window<F> {
     /// Gives `range` to `take`, piece by piece: first what waits in the spill file, then what is in memory.
     fn pieces_of(&mut self, range: &Range<u64>, take: &mut dyn FnMut(Bytes)) -> Result<()> {
         let on_disk = range.start..range.end.min(self.held.start);
-        if on_disk.start < on_disk.end {
+        if on_disk.start < on_disk.end
+            && let Some(recall) = &mut self.recall
+        {
+            recall.read(&on_disk, take)?;
+        } else if on_disk.start < on_disk.end {
             if !self.spill.holds(&on_disk) {
                 return Err(gone(&on_disk));
             }
@@ -293,6 +311,11 @@ impl<F: Feed> ReadAt for Window<F> {
         false
     }
 
+    fn peek(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let Some(range) = self.reach(offset, length)? else { return Ok(Bytes::new()) };
+        self.collect(&range)
+    }
+
     fn available(&mut self, offset: u64, length: usize) -> Result<usize> {
         let range = self.reach(offset, length)?.unwrap_or(0..0);
         Ok(usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX))
@@ -317,6 +340,14 @@ impl<F: Feed> ReadAt for Tables<'_, F> {
 
     fn can_skip(&self) -> bool {
         self.0.fetch.is_some() && self.0.length.is_some()
+    }
+
+    fn peek(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let range = offset..offset.saturating_add(length as u64);
+        match self.0.fetch_table(&range)? {
+            Some(bytes) => Ok(bytes),
+            None => self.0.peek(offset, length),
+        }
     }
 
     fn available(&mut self, offset: u64, length: usize) -> Result<usize> {

@@ -18,6 +18,8 @@ pub struct Limits {
     pub expansion_floor: u64,
     /// Largest accepted memory for the tables of one image, in bytes.
     pub max_table_memory: u64,
+    /// Memory for unpacking a stream that is packed as a whole, in bytes.
+    pub unpack_memory: u64,
     /// Memory for received bytes that wait for their place, in bytes.
     pub window_memory: u64,
     /// Size to which the spill file may grow, in bytes.
@@ -32,6 +34,10 @@ impl Default for Limits {
             max_expansion: 1100,
             expansion_floor: 64 << 20,
             max_table_memory: 32 << 20,
+            // `xz -9` has a dictionary of 64 MiB and needs 1 MiB more; `zstd -19` has a window of 8 MiB. Both fit, and with the pieces on
+            // their way through the rest of an import they stay within 128 MiB. `zstd --ultra -22` and `--long` make windows of 128 MiB,
+            // which do not.
+            unpack_memory: 66 << 20,
             window_memory: 16 << 20,
             max_spill: 64 << 30,
         }

@@ -46,6 +46,8 @@ pub enum Rule {
     UnsupportedFormat,
     /// The declared format is not the found one.
     FormatMismatch,
+    /// The bytes are of two formats at once.
+    AmbiguousFormat,
     /// The bytes are no disk at all.
     NotADisk,
     /// A compressed stream that does not unpack.
@@ -119,6 +121,12 @@ pub struct Inspection {
     /// Bytes as received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// What of the container was taken: the files that the disk is made of, or the layers of an image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+    /// Whether it is kept as an archive: a guest sees bytes, not a disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opaque: bool,
     /// What the container says of the machine that the disk is for.
     #[serde(default, skip_serializing_if = "Properties::is_empty")]
     pub properties: Properties,
@@ -129,6 +137,21 @@ pub struct Inspection {
 }
 
 impl Inspection {
+    /// Nothing is known but the format, and nothing speaks against it.
+    pub fn new(disk_format: Option<DiskFormat>) -> Self {
+        Self {
+            disk_format,
+            container_format: ContainerFormat::Bare,
+            virtual_size: None,
+            size: None,
+            parts: Vec::new(),
+            opaque: false,
+            properties: Properties::new(),
+            verdict: Verdict::Accepted,
+            reasons: Vec::new(),
+        }
+    }
+
     /// Adds a reason to refuse it.
     pub fn refuse(&mut self, violation: Violation) {
         self.verdict = Verdict::Refused;

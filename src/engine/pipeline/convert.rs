@@ -97,7 +97,9 @@ type Moved = (Vec<WrittenFile>, Evidence);
 fn move_all(source: Plain, handle: &Handle, declared: Option<DiskFormat>, job: Transfer) -> Result<Moved, Failed> {
     let _runtime = handle.enter();
     let Plain { path, before, mut reader, holes } = source;
-    let map = match format::open(&mut reader, declared, &job.limits, Order::Tables) {
+    let map = format::open(&mut reader, declared, &job.limits, Order::Tables);
+    let map = map.and_then(|map| check_end(&mut reader, map.format()).map(|()| map));
+    let map = match map {
         Ok(map) => map,
         Err(error) => return Err(Failed::before(error, job)),
     };
@@ -118,6 +120,13 @@ fn move_all(source: Plain, handle: &Handle, declared: Option<DiskFormat>, job: T
         manifest,
     };
     Ok((files, evidence))
+}
+
+/// Refuses a file that ends as one of another format.
+fn check_end(input: &mut dyn ReadAt, format: DiskFormat) -> Result<()> {
+    let length = input.length().unwrap_or(0);
+    let tail = input.read_up_to(length.saturating_sub(format::TAIL as u64), format::TAIL)?;
+    Ok(format::check_tail(&tail, format)?)
 }
 
 /// A local file in the hands of a conversion.
@@ -159,6 +168,10 @@ struct Counted {
 }
 
 impl ReadAt for Counted {
+    fn is_near(&self) -> bool {
+        self.inner.is_near()
+    }
+
     fn length(&self) -> Option<u64> {
         self.inner.length()
     }

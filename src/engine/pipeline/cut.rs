@@ -233,7 +233,7 @@ impl<'a> Cutter<'a> {
             return Ok(());
         }
         let message =
-            format!("the disk is larger than the {most} bytes allowed: raise maxVirtualSize if it is meant to be");
+            format!("the disk is larger than the {most} bytes allowed: raise max-virtual-size if it is meant to be");
         Err(Violation::new(Rule::VirtualSizeLimit, "virtual size", format!("more than {most}"), message).into())
     }
 }

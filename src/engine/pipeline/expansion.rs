@@ -3,6 +3,7 @@
 use super::Progress;
 use crate::{
     error::Result,
+    io::NonzeroRuns,
     model::{Limits, Rule, Violation},
 };
 
@@ -31,7 +32,14 @@ impl<'a> Expansion<'a> {
         }
         let found = format!("{} bytes of data from {received} bytes", self.data);
         let message =
-            format!("more than {most}:1 is never an ordinary image: raise maxExpansion if this one is meant to be");
+            format!("more than {most}:1 is never an ordinary image: raise max-expansion if this one is meant to be");
         Err(Violation::new(Rule::Bomb, "expansion", found, message).into())
     }
+}
+
+/// Bytes of `piece` that are stored: those in blocks that are not zero.
+pub fn nonzero(piece: &[u8]) -> u64 {
+    let mut runs = NonzeroRuns::default();
+    runs.add(piece);
+    runs.finish().iter().map(|run| u64::from(run.end.saturating_sub(run.start))).sum()
 }

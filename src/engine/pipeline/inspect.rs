@@ -10,23 +10,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Progress,
-    container::{Contents, Layer, Peeled, Search, Wants, Wrapping, layer, nested, peel},
-    expansion::Expansion,
+    container::{Contents, Layer, Peeled, Ranges, Search, Wants, Wrapping, layer, nested, peel},
+    expansion::{Expansion, nonzero},
     intake::{Counted, check_length},
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{self, Order},
-    io::{Feed, Keep, NonzeroRuns, Peeked, ReadAt, Spill, feed_from},
-    model::{ContainerFormat, DiskFormat, Inspection, Limits, Properties, Rule, Verdict, Violation},
+    format::{self, Order, Shape},
+    io::{Feed, Keep, Peeked, ReadAt, Spill, feed_from},
+    model::{ContainerFormat, DiskFormat, Inspection, Limits, Rule, Violation},
     source::{Opened, RangeReader, Source},
     unpack,
 };
 
 /// Bytes looked at to tell what a stream is: as much as formats look at.
 const HEAD: usize = 64 << 10;
-/// Bytes at the end of a flat disk that are kept to tell what it is: a sector is enough for every format there is.
-const TAIL: usize = 512;
+/// Bytes at the end of a flat disk that are kept to tell what it is.
+const TAIL: usize = format::TAIL;
 /// Least and most bytes fetched at once. Tables are 64 KiB in most images, and a round trip takes as long as a MiB on an
 /// ordinary link, so more is fetched only where one read follows close behind another.
 const FETCH: Range = Range { least: 64 << 10, most: 1 << 20 };
@@ -44,6 +44,8 @@ pub struct InspectJob {
     pub source: Arc<dyn Source>,
     /// What the user says it is; `None` for whatever is found.
     pub disk_format: Option<DiskFormat>,
+    /// What the user says is around it; `None` for whatever is found.
+    pub container_format: Option<ContainerFormat>,
     /// The disk that is meant where the container holds several, by its file's name or its id; `None` for the one that boots.
     pub container_disk: Option<String>,
     /// Bounds.
@@ -56,7 +58,7 @@ impl InspectJob {
     fn wants(&self, keep: Keep) -> Wants {
         Wants {
             disk_format: self.disk_format,
-            container_format: None,
+            container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             limits: self.limits.clone(),
             scratch: self.scratch.clone(),
@@ -99,6 +101,7 @@ async fn attempt(job: &Arc<InspectJob>, keep: Keep, cancel: &CancellationToken) 
 
 fn look(job: &InspectJob, keep: Keep, opened: Opened, handle: &Handle, stop: CancellationToken) -> Result<Inspection> {
     let wants = job.wants(keep);
+    let mut has_ranges = false;
     if let (Some(ranges), Some(length)) = (opened.ranges.clone(), opened.length) {
         let (handle, stop) = (handle.clone(), stop.clone());
         let held = (0, Bytes::new());
@@ -109,16 +112,33 @@ fn look(job: &InspectJob, keep: Keep, opened: Opened, handle: &Handle, stop: Can
         {
             return Ok(inspection);
         }
+        has_ranges = !input.claimed;
     }
-    look_through(job, &wants, opened, handle, stop)
+    let ranges = opened.ranges.clone().filter(|_| has_ranges);
+    let ranges = ranges.map(|reader| Ranges { reader, handle: handle.clone(), stop: stop.clone() });
+    look_through(job, &wants, opened, ranges, handle, stop)
 }
 
 /// Reads tables only; `None` if there is a compression around the disk that has to be taken off first.
 fn by_ranges(wants: &Wants, input: &mut Ranged) -> Result<Option<Inspection>> {
-    let head = input.read_up_to(0, unpack::HEAD)?;
+    let head = input.read_up_to(0, HEAD)?;
+    if let Some(found) = layer(&head).filter(|_| !wants.keeps_layers())
+        && let Err(violation) = format::check_layer(&head, found.name())
+    {
+        return refused(None, ContainerFormat::Bare, input.length(), violation.into()).map(Some);
+    }
     match layer(&head).filter(|_| !wants.keeps_layers()) {
-        None => format::inspect(input, wants.disk_format(), &wants.limits).map(Some),
+        None => {
+            let mut inspection = format::inspect(input, wants.disk_format(), &wants.limits)?;
+            match wants.container(ContainerFormat::Bare) {
+                Ok(found) => inspection.container_format = found,
+                Err(violation) => inspection.refuse(violation),
+            }
+            Ok(Some(inspection))
+        }
         Some(Layer::Packed(_)) => Ok(None),
+        // Its layers are packed, or there are more files than can be asked for one by one.
+        Some(Layer::Archive) if wants.container_format == Some(ContainerFormat::Docker) => Ok(None),
         Some(Layer::Archive) => {
             let length = input.length();
             in_archive(wants, input).or_else(|error| refused(None, ContainerFormat::Bare, length, error).map(Some))
@@ -129,14 +149,23 @@ fn by_ranges(wants: &Wants, input: &mut Ranged) -> Result<Option<Inspection>> {
 /// The disk of an archive; `None` if it is compressed.
 fn in_archive(wants: &Wants, input: &mut Ranged) -> Result<Option<Inspection>> {
     let (contents, chosen) = Contents::gather(input, wants.container_disk.as_deref(), Search::Whole)?;
+    if chosen.is_image() {
+        return Ok(None);
+    }
     let (length, mut disk) = (input.length(), chosen.section(input));
-    match layer(&disk.read_up_to(0, unpack::HEAD)?) {
+    let head = disk.read_up_to(0, unpack::HEAD)?;
+    chosen.check_head(&head)?;
+    match layer(&head).filter(|_| *chosen.shape() == Shape::Whole) {
         Some(Layer::Packed(_)) => return Ok(None),
         Some(inner) => return Err(nested(&[Layer::Archive], inner).into()),
         None => chosen.check_packing(None)?,
     }
-    let mut inspection = format::inspect(&mut disk, wants.disk_format(), &wants.limits)?;
-    (inspection.size, inspection.container_format) = (length, chosen.container_format());
+    let mut inspection = format::inspect_as(&mut disk, chosen.shape(), wants.disk_format(), &wants.limits)?;
+    (inspection.size, inspection.parts) = (length, chosen.names());
+    match wants.container(chosen.container_format()) {
+        Ok(found) => inspection.container_format = found,
+        Err(violation) => inspection.refuse(violation),
+    }
     let checked = inspection.virtual_size.map_or(Ok(()), |size| chosen.check_size(size));
     match checked.and_then(|()| contents.check_texts(&chosen)) {
         Ok(properties) => inspection.properties = properties,
@@ -150,29 +179,37 @@ fn look_through(
     job: &InspectJob,
     wants: &Wants,
     opened: Opened,
+    ranges: Option<Ranges>,
     handle: &Handle,
     stop: CancellationToken,
 ) -> Result<Inspection> {
     let (progress, told) = (Arc::new(Progress::default()), opened.length);
     let counted = Counted::new(feed_from(opened.stream, handle, AHEAD, stop), &progress, &job.limits);
-    let peeled = match peel(wants, counted, told, None) {
+    let peeled = match peel(wants, counted, told, ranges) {
         Ok(peeled) => peeled,
         Err(error) => return refused(None, ContainerFormat::Bare, told, error),
     };
     let Peeled { feed, wrapping, .. } = peeled;
     let look = || {
         let feed = Peeked::new(feed, HEAD)?;
-        let mut inspection = Stream { job, wants, feed, progress: &progress }.inspect()?;
+        let mut inspection = Stream { job, wants, shape: wrapping.shape(), feed, progress: &progress }.inspect()?;
         inspection.container_format = wrapping.container_format;
+        (inspection.parts, inspection.opaque) = (wrapping.parts().to_vec(), *wrapping.shape() == Shape::Opaque);
         // A size that stands there is of what came out, and says that all of it was read.
         if inspection.size.take().is_some() {
             inspection.size = told.or_else(|| Some(progress.snapshot().received));
             conclude(&wrapping, &mut inspection)?;
         }
         inspection.size = inspection.size.or(told);
-        Ok(inspection)
+        match inspection.reasons.first() {
+            Some(reason) => Err(wrapping.doubt(reason.clone().into())).or_else(|error| match error.kind() {
+                Kind::NeedsSpill => Err(error),
+                _ => Ok(inspection),
+            }),
+            None => Ok(inspection),
+        }
     };
-    look().or_else(|error| refused(None, wrapping.container_format, told, error))
+    look().or_else(|error| refused(None, wrapping.container_format, told, wrapping.doubt(error)))
 }
 
 /// Holds what the container says against the disk.
@@ -202,14 +239,17 @@ fn refused(
     error: Error,
 ) -> Result<Inspection> {
     let Some(violation) = error.violation().cloned() else { return Err(error) };
-    let (verdict, reasons, properties) = (Verdict::Refused, vec![violation], Properties::new());
-    Ok(Inspection { disk_format, container_format, virtual_size: None, size, properties, verdict, reasons })
+    let mut inspection = Inspection::new(disk_format);
+    (inspection.container_format, inspection.size) = (container_format, size);
+    inspection.refuse(violation);
+    Ok(inspection)
 }
 
 /// A stream without ranges.
 struct Stream<'a, F> {
     job: &'a InspectJob,
     wants: &'a Wants,
+    shape: &'a Shape,
     feed: Peeked<F>,
     progress: &'a Progress,
 }
@@ -218,7 +258,7 @@ impl<F: Feed> Stream<'_, F> {
     fn inspect(self) -> Result<Inspection> {
         let mut head = Head(Bytes::copy_from_slice(self.feed.head()));
         // A flat disk has no tables: its length and its end are all that is to be learned from the rest.
-        match format::open(&mut head, self.wants.disk_format(), &self.job.limits, Order::Stream) {
+        match format::open_as(&mut head, self.shape, self.wants.disk_format(), &self.job.limits, Order::Stream) {
             Ok(map) if map.virtual_size().is_none() => self.measure(map.format()),
             Ok(_) | Err(_) => self.spool(),
         }
@@ -243,7 +283,7 @@ impl<F: Feed> Stream<'_, F> {
                 return refused(Some(disk_format), ContainerFormat::Bare, None, error);
             }
         }
-        format::inspect(&mut ends, self.wants.disk_format(), &self.job.limits)
+        format::inspect_as(&mut ends, self.shape, self.wants.disk_format(), &self.job.limits)
     }
 
     /// Writes all of it to a file that has no name, and inspects that.
@@ -258,15 +298,8 @@ impl<F: Feed> Stream<'_, F> {
             spool.spill.keep(spool.length, &piece)?;
             spool.length = length;
         }
-        format::inspect(&mut spool, self.wants.disk_format(), &self.job.limits)
+        format::inspect_as(&mut spool, self.shape, self.wants.disk_format(), &self.job.limits)
     }
-}
-
-/// Bytes of `piece` that are stored: those in blocks that are not zero.
-fn nonzero(piece: &[u8]) -> u64 {
-    let mut runs = NonzeroRuns::default();
-    runs.add(piece);
-    runs.finish().iter().map(|run| u64::from(run.end.saturating_sub(run.start))).sum()
 }
 
 /// Says nothing of the image: an import keeps only a little of it.
@@ -341,6 +374,10 @@ struct Spool {
 }
 
 impl ReadAt for Spool {
+    fn is_near(&self) -> bool {
+        true
+    }
+
     fn length(&self) -> Option<u64> {
         Some(self.length)
     }
@@ -379,6 +416,10 @@ impl Ranged {
 }
 
 impl ReadAt for Ranged {
+    fn is_near(&self) -> bool {
+        self.ranges.is_near()
+    }
+
     fn length(&self) -> Option<u64> {
         Some(self.length)
     }

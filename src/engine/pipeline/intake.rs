@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{self, Order},
-    io::{Feed, Keep, Pump, ReadAt as _, Spill, Window, WindowLimits, feed_from},
-    model::{Digest, DigestAlgorithm, Evidence, Limits, Received, Rule, Violation},
+    format::{self, Order, Shape},
+    io::{Feed, Keep, LastBytes, Pump, ReadAt as _, Spill, Tailed, Window, WindowLimits, feed_from},
+    model::{Digest, DigestAlgorithm, DiskFormat, Evidence, Limits, Received, Rule, Violation},
     source::Opened,
     verify::{DigestSet, DigestedFeed},
 };
@@ -37,6 +37,9 @@ pub struct Intake {
     progress: Arc<Progress>,
     stop: CancellationToken,
 }
+
+/// The disk's bytes, what was around them, and the last of them once they have passed.
+type Inner = (Window<Box<dyn Feed>>, Wrapping, LastBytes);
 
 type Moved = (Vec<WrittenFile>, Evidence);
 
@@ -66,17 +69,34 @@ impl Intake {
     ///
     /// # Errors
     /// What any stage says; the sinks come back with it.
-    pub fn run(self, opened: Opened, handle: &Handle, mut job: Transfer) -> Result<Moved, Failed> {
+    pub fn run(self, opened: Opened, handle: &Handle, job: Transfer) -> Result<Moved, Failed> {
         let _runtime = handle.enter();
         let received = Arc::new(Mutex::new(None));
-        let (mut window, wrapping) = match self.open_window(opened, handle, &received) {
+        let (window, wrapping, last) = match self.open_window(opened, handle, &received) {
             Ok(window) => window,
             Err(error) => return Err(Failed::before(error, job)),
         };
+        self.move_disk(window, &wrapping, &last, &received, job)
+            .map_err(|failed| failed.map(|error| wrapping.doubt(error)))
+    }
+
+    /// Opens and transfers what the stages in front give.
+    fn move_disk(
+        self,
+        mut window: Window<Box<dyn Feed>>,
+        wrapping: &Wrapping,
+        last: &LastBytes,
+        received: &Mutex<Option<Received>>,
+        mut job: Transfer,
+    ) -> Result<Moved, Failed> {
         if wrapping.packed {
             job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
         }
-        let map = format::open(&mut window.tables(), self.wants.disk_format(), &self.wants.limits, self.order);
+        if let Err(error) = check_outputs(wrapping, &job) {
+            return Err(Failed::before(error, job));
+        }
+        let (declared, limits) = (self.wants.disk_format(), &self.wants.limits);
+        let map = format::open_as(&mut window.tables(), wrapping.shape(), declared, limits, self.order);
         let map = map.and_then(|map| map.virtual_size().map_or(Ok(()), |size| wrapping.check_size(size)).map(|()| map));
         let mut map = match map {
             Ok(map) => map,
@@ -89,6 +109,9 @@ impl Intake {
         let evidence = window.finish().and_then(|()| {
             // Only now is the length of every stream known, and whether tables reach past it.
             map.check_length(window.length().unwrap_or(0))?;
+            if *wrapping.shape() == Shape::Whole {
+                format::check_tail(&last.lock().unwrap_or_else(PoisonError::into_inner), map.format())?;
+            }
             let received = received.lock().unwrap_or_else(PoisonError::into_inner).take();
             let received = received.ok_or_else(|| Error::new(Kind::Internal, "the source's end was not seen"))?;
             Ok((received, wrapping.conclude(manifest.virtual_size)?))
@@ -114,12 +137,7 @@ impl Intake {
     }
 
     /// The stages in front of the format.
-    fn open_window(
-        &self,
-        opened: Opened,
-        handle: &Handle,
-        received: &Arc<Mutex<Option<Received>>>,
-    ) -> Result<(Window<Box<dyn Feed>>, Wrapping)> {
+    fn open_window(&self, opened: Opened, handle: &Handle, received: &Arc<Mutex<Option<Received>>>) -> Result<Inner> {
         let Opened { length, stream, ranges, .. } = opened;
         let slot = received.clone();
         let algorithms = self.declared.iter().map(Digest::algorithm).chain([DigestAlgorithm::Sha256]);
@@ -134,7 +152,20 @@ impl Intake {
         let limits =
             WindowLimits { memory: self.wants.limits.window_memory, tables: self.wants.limits.max_table_memory };
         let spill = Spill::new(&self.wants.scratch, self.wants.limits.max_spill);
-        Ok((Window::new(feed, length, self.wants.keep, spill, limits, fetch), wrapping))
+        let (feed, last) = Tailed::new(feed, format::TAIL);
+        Ok((Window::new(Box::new(feed), length, self.wants.keep, spill, limits, fetch), wrapping, last))
+    }
+}
+
+/// Refuses to make a disk of what is kept as an archive.
+fn check_outputs(wrapping: &Wrapping, job: &Transfer) -> Result<()> {
+    let formats = job.outputs.iter().map(|output| output.encoder.output().disk_format);
+    match formats.into_iter().find(|format| *format != DiskFormat::Raw) {
+        Some(format) if *wrapping.shape() == Shape::Opaque => {
+            let message = "the files of a container image are kept as an archive, which is no disk: keep it raw";
+            Err(Violation::new(Rule::UnsupportedFormat, "convertTo", format, message).into())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -179,6 +210,6 @@ pub fn check_length(length: Option<u64>, limits: &Limits) -> Result<()> {
 }
 
 fn too_large(length: u64, most: u64) -> Error {
-    let message = format!("the source is larger than the {most} bytes allowed: raise maxSize if it is meant to be");
+    let message = format!("the source is larger than the {most} bytes allowed: raise max-size if it is meant to be");
     Violation::new(Rule::SizeLimit, "size", length, message).into()
 }

@@ -79,6 +79,11 @@ impl Failed {
         Self { error: Some(error), sinks: files.into_iter().flat_map(|file| file.sinks).collect() }
     }
 
+    /// The same with another error, if it is the transfer's.
+    pub fn map(self, change: impl FnOnce(Error) -> Error) -> Self {
+        Self { error: self.error.map(change), ..self }
+    }
+
     /// Removes what the sinks wrote and gives the error to show: a sink's own, if one failed.
     pub async fn settle(self) -> Error {
         let mut cause = None;

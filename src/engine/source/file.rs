@@ -193,6 +193,10 @@ struct FileRanges {
 
 #[async_trait]
 impl RangeReader for FileRanges {
+    fn is_near(&self) -> bool {
+        true
+    }
+
     async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>> {
         let end = offset.saturating_add(length);
         if end > self.state.length {

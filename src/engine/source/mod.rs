@@ -17,6 +17,8 @@ use crate::error::Result;
 pub use address::{AddressPolicy, AddressRule, HostPattern, PortRange, Refusal, Scheme};
 pub use checksums::{Checksums, fetch_checksum, file_name};
 pub use file::{FileSource, StdinSource};
+#[doc(hidden)]
+pub use http::judge_head;
 pub use http::{HttpConfig, HttpSource, Parallel, Patience, ProxySettings, display_url};
 
 /// Bytes in order. Ends with `None` only after every byte of the source has come; anything less is an error.
@@ -62,4 +64,9 @@ pub trait RangeReader: Send + Sync {
     /// # Errors
     /// `Changed` if the source now holds another version, `Unavailable` after the last retry.
     async fn read_range(&self, offset: u64, length: u64) -> Result<Option<Bytes>>;
+
+    /// Whether a part costs no more than the same bytes on their way through the stream.
+    fn is_near(&self) -> bool {
+        false
+    }
 }

@@ -52,7 +52,7 @@ pub(super) fn new(packing: Packing, head: &[u8], limits: &UnpackLimits) -> Resul
         Packing::Zstd => Box::new(new_zstd(limits)?),
         Packing::Bzip2 => Box::new(Bzip2(BzDecoder::new(false))),
         Packing::Lz4 => Box::new(Lz4::new()),
-        Packing::Zip => Box::new(Zip::new()),
+        Packing::Zip => Box::new(Zip::new(None)),
     })
 }
 

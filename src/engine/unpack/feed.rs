@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes};
 use super::{
     Packing, UnpackLimits,
     codec::{self, Codec, Fault},
+    zip::{Listing, Zip},
 };
 use crate::{
     error::{Error, Result},
@@ -35,6 +36,8 @@ pub(super) struct Unpacker {
     inner: Box<dyn Feed>,
     /// Of the member that is being decoded; `None` between members.
     codec: Option<Box<dyn Codec>>,
+    /// The files of a zip archive, where several are wanted and it has not begun.
+    listing: Option<Listing>,
     input: Bytes,
     /// Whether the inner feed has ended.
     ended: bool,
@@ -49,7 +52,12 @@ pub(super) struct Unpacker {
 impl Unpacker {
     pub fn new(packing: Packing, inner: Box<dyn Feed>, limits: UnpackLimits) -> Self {
         let (codec, input, ended, members, idle, taken, given) = (None, Bytes::new(), false, 0, 0, 0, 0);
-        Self { packing, limits, inner, codec, input, ended, members, idle, taken, given }
+        Self { packing, limits, inner, codec, listing: None, input, ended, members, idle, taken, given }
+    }
+
+    /// Of a zip archive, for all files in `listing`.
+    pub fn of_files(listing: Listing, inner: Box<dyn Feed>, limits: UnpackLimits) -> Self {
+        Self { listing: Some(listing), ..Self::new(Packing::Zip, inner, limits) }
     }
 
     /// Takes the next input if there is none; afterwards, no input means that it has ended.
@@ -81,7 +89,11 @@ impl Unpacker {
                 return Err(self.broken("something stands behind its end"));
             }
             if !self.input.is_empty() {
-                self.codec = Some(codec::new(self.packing, &self.input, &self.limits).map_err(|e| self.broken(&e))?);
+                let codec = match self.listing.take() {
+                    Some(listing) => Ok(Box::new(Zip::new(Some(listing))) as Box<dyn Codec>),
+                    None => codec::new(self.packing, &self.input, &self.limits),
+                };
+                self.codec = Some(codec.map_err(|e| self.broken(&e))?);
                 return Ok(true);
             }
         }

@@ -1,4 +1,4 @@
-//! Takes one layer of compression off a stream: gzip, xz, zstd, bzip2, lz4, or a zip archive with one file.
+//! Takes one layer of compression off a stream: gzip, xz, zstd, bzip2, lz4, or a zip archive.
 //!
 //! Knows nothing of where the bytes come from and what they hold. Output comes in bounded pieces and in bounded number;
 //! memory is bounded by refusing streams that want more. A stream that ends early, or goes on with something else than
@@ -10,7 +10,7 @@ mod feed;
 mod lz4;
 pub mod tar;
 mod xz;
-mod zip;
+pub mod zip;
 
 use std::{fmt, num::NonZero, thread};
 
@@ -31,7 +31,7 @@ pub enum Packing {
     Bzip2,
     /// LZ4 frames, one or more.
     Lz4,
-    /// A zip archive with one file.
+    /// A zip archive.
     Zip,
 }
 
@@ -69,11 +69,6 @@ pub struct UnpackLimits {
 }
 
 impl UnpackLimits {
-    /// `xz -9` has a dictionary of 64 MiB and needs 1 MiB more; `zstd -19` has a window of 8 MiB. Both fit, and with the
-    /// pieces on their way through the rest of an import they stay within 128 MiB. `zstd --ultra -22` and `--long` make
-    /// windows of 128 MiB, which do not, so whoever wants those raises the limit.
-    const MEMORY: u64 = 66 << 20;
-
     /// For blocks too small or too costly for threads of ours. The library holds all that comes out of a block until its turn has come:
     /// two of 12 MiB leave the rest of an import enough of 128 MiB.
     const PARALLEL_MEMORY: u64 = 40 << 20;
@@ -86,7 +81,7 @@ impl UnpackLimits {
     pub fn new(limits: &Limits) -> Self {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         Self {
-            memory: Self::MEMORY,
+            memory: limits.unpack_memory,
             parallel_memory: Self::PARALLEL_MEMORY,
             threads: u32::try_from(threads).unwrap_or(1).min(Self::MAX_THREADS),
             max_output: limits.max_virtual_size.saturating_add(limits.max_virtual_size / 64).saturating_add(1 << 20),
@@ -97,6 +92,11 @@ impl UnpackLimits {
 /// What comes out of `inner`, which holds a stream packed with `packing`.
 pub fn unpacker(packing: Packing, inner: Box<dyn Feed>, limits: UnpackLimits) -> Box<dyn Feed> {
     Box::new(feed::Unpacker::new(packing, inner, limits))
+}
+
+/// The files of a zip archive, which `inner` holds, as a tar archive.
+pub fn zip_files(listing: zip::Listing, inner: Box<dyn Feed>, limits: UnpackLimits) -> Box<dyn Feed> {
+    Box::new(feed::Unpacker::of_files(listing, inner, limits))
 }
 
 #[cfg(test)]

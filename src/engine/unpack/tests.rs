@@ -400,10 +400,10 @@ fn blocks_that_tell_their_lengths_are_decoded_side_by_side() {
 fn spliced(files: &[&[u8]]) -> Vec<u8> {
     let number = |bytes: &mut Vec<u8>, mut value: u64| {
         while value >= 0x80 {
-            bytes.push((value & 0x7f) as u8 | 0x80);
+            bytes.push(u8::try_from(value & 0x7f).unwrap() | 0x80);
             value >>= 7;
         }
-        bytes.push((value & 0x7f) as u8);
+        bytes.push(u8::try_from(value).unwrap());
     };
     let checked = |bytes: &[u8]| {
         let mut crc = flate2::Crc::new();

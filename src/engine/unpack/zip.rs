@@ -1,24 +1,35 @@
-//! A zip archive with one file in it (PKWARE's APPNOTE.TXT, version 6.3), read from its beginning to its end.
+//! A zip archive (PKWARE's APPNOTE.TXT, version 6.3), read from its beginning to its end: one file, or several as a tar archive of
+//! the same files.
 //!
-//! What stands before the file is believed only until the central directory has come, which must say the same: unpackers that begin at
-//! the end see what we saw.
+//! What stands before a file is believed only until the central directory has come, which must say the same: unpackers that begin at
+//! the end see what we saw. That directory is read beforehand as well where there are several files, because a file's length may stand
+//! behind it.
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::codec::{Codec, Fault, Step};
+use super::{
+    codec::{Codec, Fault, Step},
+    tar::{BLOCK, Heading},
+};
 use crate::model::{Rule, Violation};
 
+mod listing;
 mod record;
 
-use record::{Central, Entry, Local, descriptor_length};
+pub use listing::{Listing, list};
+
+use record::{Central, Entry, Local, descriptor_length, differs};
 
 pub(super) use record::{LOCAL, SPANNED};
 
-/// Folders beside the file. They are not needed, and each costs memory.
-const MAX_ENTRIES: usize = 64;
+/// Files and folders. Each costs memory.
+const MAX_ENTRIES: usize = 1024;
+
+/// The value by which an archive of several files is refused where one is expected.
+pub const SEVERAL: &str = "several";
 
 /// Decodes an archive.
-pub(super) struct Zip {
+pub(in crate::unpack) struct Zip {
     state: State,
     held: Vec<u8>,
     /// Bytes before those held.
@@ -29,6 +40,12 @@ pub(super) struct Zip {
     inflate: Option<Box<Decompress>>,
     central: Central,
     files: usize,
+    /// What the directory says, where several files are wanted.
+    listing: Option<Listing>,
+    /// Length of the file in hand, as it was written into its header.
+    announced: u64,
+    /// What is to be given out before anything else.
+    pending: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +60,8 @@ enum State {
 }
 
 impl Zip {
-    pub fn new() -> Self {
+    /// Of an archive with one file, or of all those in `listing`.
+    pub fn new(listing: Option<Listing>) -> Self {
         Self {
             state: State::Record,
             held: Vec::new(),
@@ -53,6 +71,9 @@ impl Zip {
             inflate: None,
             central: Central::default(),
             files: 0,
+            listing,
+            announced: 0,
+            pending: Vec::new(),
         }
     }
 
@@ -101,6 +122,7 @@ impl Zip {
             self.drop_held(length);
             if done {
                 self.state = State::Done;
+                self.pending.resize(if self.listing.is_some() { BLOCK * 2 } else { 0 }, 0);
             }
         }
         Ok(true)
@@ -113,9 +135,18 @@ impl Zip {
         if !local.entry.folder {
             self.files = self.files.saturating_add(1);
         }
-        if self.files > 1 {
-            let message = "the archive holds several files, and which of them is the disk shows only at its end: use a tar archive";
-            return Err(refuse(Rule::UnsupportedFormat, "members", "several", message));
+        match &self.listing {
+            Some(listing) if !local.entry.folder => {
+                let size =
+                    if local.entry.described { listing.size(local.entry.offset) } else { Some(local.entry.size()) };
+                self.announced = size.ok_or_else(|| differs("a file that is not there"))?;
+                self.pending = Heading::file(local.entry.name(), self.announced).to_bytes();
+            }
+            None if self.files > 1 => {
+                let message = "the archive holds several files, and which of them is the disk shows only at its end: use a tar archive";
+                return Err(refuse(Rule::UnsupportedFormat, "members", SEVERAL, message));
+            }
+            _ => {}
         }
         self.inflate = local.deflated.then(|| Box::new(Decompress::new(false)));
         self.entry = Some((local.entry, Crc::new()));
@@ -163,10 +194,24 @@ impl Zip {
     fn finish_entry(&mut self) -> Result<(), Fault> {
         if let Some((entry, _)) = self.entry.take() {
             entry.check()?;
+            if self.listing.is_some() && !entry.folder {
+                if entry.seen_size != self.announced {
+                    return Err(differs("another length of a file"));
+                }
+                let padding = entry.seen_size.next_multiple_of(BLOCK as u64).saturating_sub(entry.seen_size);
+                self.pending.resize(usize::try_from(padding).unwrap_or(0), 0);
+            }
             self.entries.push(entry);
         }
         self.state = State::Record;
         Ok(())
+    }
+
+    /// Gives out what is pending. False if there is no room for all of it.
+    fn flush(&mut self, output: &mut Vec<u8>) -> bool {
+        let room = output.capacity().saturating_sub(output.len()).min(self.pending.len());
+        output.extend(self.pending.drain(..room));
+        self.pending.is_empty()
     }
 
     fn descriptor(&mut self, rest: &mut &[u8]) -> Result<bool, Fault> {
@@ -187,17 +232,20 @@ impl Codec for Zip {
     fn decode(&mut self, input: &[u8], output: &mut Vec<u8>, _last: bool) -> Result<Step, Fault> {
         let mut rest = input;
         loop {
+            if !self.flush(output) {
+                return Ok(Step { read: input.len().saturating_sub(rest.len()), ended: false });
+            }
             let on = match self.state {
                 State::Record => self.record(&mut rest)?,
                 State::Data => self.data(&mut rest, output)?,
                 State::Descriptor => self.descriptor(&mut rest)?,
                 State::Done => false,
             };
-            let ended = self.state == State::Done;
+            let ended = self.state == State::Done && self.pending.is_empty();
             if ended && self.files == 0 {
                 return Err(refuse(Rule::NotADisk, "members", 0, "the archive holds no file that could be a disk"));
             }
-            if !on || ended {
+            if (!on && self.pending.is_empty()) || ended {
                 return Ok(Step { read: input.len().saturating_sub(rest.len()), ended });
             }
         }

@@ -25,14 +25,17 @@ async fn a_real_disk_comes_out_as_qemu_img_reads_it() {
         lab.server.put(&format!("/{file}"), Route::file(&folder.join(file)).unwrap());
         let task = lab.succeeded(&lab.import(&node.order(image, &lab.server.url(&format!("/{file}")))).await).await;
         let result = task.status.clone().unwrap().result.unwrap();
-        assert_eq!(result.digests, [sha256_of(&folder.join(file))], "{file}");
+        assert_eq!(result.content.digests, [sha256_of(&folder.join(file))], "{file}");
         let (from, to) = (folder.join(file), stored(&task));
         // qemu-img reads no xz; what is in this one is the plain disk.
         let source = if format == "raw" { &plain } else { &from };
         let paths = [source.to_str().unwrap(), to.to_str().unwrap()];
         qemu::qemu_img(&["compare", "-f", format, "-F", "raw", paths[0], paths[1]]).unwrap();
-        assert!(result.locations[0].allocated_size < result.virtual_size, "{file} is stored sparse: {result:?}");
-        contents.push(result.content_digest);
+        assert!(
+            result.locations[0].allocated_size < result.content.virtual_size,
+            "{file} is stored sparse: {result:?}"
+        );
+        contents.push(result.content.content_digest);
     }
     assert!(contents.iter().all(|content| *content == contents[0]), "one disk, one content: {contents:?}");
     node.assert_clean();
@@ -56,7 +59,7 @@ async fn a_disk_is_converted_to_what_the_order_says() {
     order.import.checksums = vec![sha256(&disk)];
     let task = lab.succeeded(&lab.import(&order).await).await;
     let result = task.status.clone().unwrap().result.unwrap();
-    assert_eq!((result.disk_format, result.locations[0].format), (DiskFormat::Raw, output));
+    assert_eq!((result.content.disk_format, result.locations[0].format), (DiskFormat::Raw, output));
     let (stored, original) = (stored(&task), lab.plane.scope().dir().join("converted.raw"));
     std::fs::write(&original, &disk).unwrap();
     let paths = [original.to_str().unwrap(), stored.to_str().unwrap()];

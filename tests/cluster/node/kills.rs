@@ -40,7 +40,7 @@ async fn kill_rounds(lab: &Lab<'_>, lane: u64, mut random: StdRng) {
         agent = lab.start(&node, &[]);
         let task = lab.succeeded(&name).await;
         assert_eq!(sha256_of(&stored(&task)), sha256(&disk), "{image}");
-        assert_eq!(task.status.unwrap().result.unwrap().digests, [sha256(&disk)], "{image}");
+        assert_eq!(task.status.unwrap().result.unwrap().content.digests, [sha256(&disk)], "{image}");
     }
     drop(agent);
     assert_images(&node, lane);

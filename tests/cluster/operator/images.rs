@@ -76,14 +76,14 @@ async fn an_edited_source_replaces_the_content_when_it_is_there() {
         .await;
     let status = between.status.clone().unwrap();
     assert_eq!(
-        (kstatus(&between), status.revision, status.content_digest.as_deref()),
-        ("InProgress", Some(1), Some("blake3:one"))
+        (kstatus(&between), status.revision, status.content.unwrap().content_digest.as_str()),
+        ("InProgress", Some(1), "blake3:one")
     );
     assert!(condition(&status.conditions, "Ready").2.contains("revision 1 goes on serving"));
 
     agent.script(Script::Succeed("two"));
     let after = lab.until_image("debian", "serves revision 2", |image| kstatus(image) == "Current").await;
-    assert_eq!(after.status.unwrap().content_digest.as_deref(), Some("blake3:two"));
+    assert_eq!(after.status.unwrap().content.unwrap().content_digest, "blake3:two");
     lab.until_image("debian", "has nothing to clean up", |image| image.status.as_ref().unwrap().cleanup.is_empty())
         .await;
     assert_eq!(agent.disk().into_iter().collect::<Vec<_>>(), [(uid(&image), 2, lab.store_name("fast"))]);

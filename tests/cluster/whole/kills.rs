@@ -196,7 +196,7 @@ impl Track<'_> {
     /// Every store has the right content.
     fn check(&self, image: &Image, source: &[u8], disk: &[u8]) {
         let (status, name) = (image.status.as_ref().unwrap(), image.metadata.name.as_ref().unwrap());
-        assert_eq!(status.digests, [sha256(source)], "{name}");
+        assert_eq!(status.content.as_ref().unwrap().digests, [sha256(source)], "{name}");
         assert_eq!(status.locations.len(), self.stores().len(), "{name}: {:?}", status.locations);
         for location in &status.locations {
             let file = PathBuf::from(location.url.as_deref().unwrap().strip_prefix("file://").unwrap());

@@ -23,8 +23,9 @@ async fn an_image_is_imported_changed_and_deleted() {
     site.image("t", "disk", "/one", "s").await;
     let first = site.active("t", "disk").await;
     let status = first.status.clone().unwrap();
-    assert_eq!((status.revision, status.digests.as_slice()), (Some(1), [sha256(&one)].as_slice()));
-    assert_eq!((status.size, status.virtual_size), (Some(2 << 20), Some(2 << 20)));
+    let content = status.content.unwrap();
+    assert_eq!((status.revision, content.digests), (Some(1), vec![sha256(&one)]));
+    assert_eq!((content.size, content.virtual_size), (2 << 20, 2 << 20));
     assert_eq!(status.locations[0].node.as_deref(), Some(node.name.as_str()));
     assert_eq!(sha256_of(&file(&first)), sha256(&one));
 

@@ -158,14 +158,6 @@ async fn layers_have_an_end() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn container_images_are_recognised() {
-    let mut package = Package::new();
-    std::fs::create_dir_all(package.path("blobs/sha256")).unwrap();
-    package.add("blobs/sha256/00", disk(SIZE)).add("oci-layout", "{}");
-    assert_eq!(refusal(&package.tar(&[]), true).await, (Rule::UnsupportedFormat, "containerFormat".into()));
-}
-
 /// Random changes to a good package: an answer comes, whatever they hit, and import never takes what inspection of the same bytes
 /// refuses.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,10 @@
 //! Disks in archives and compressions, made by the tools that people use, through import and inspection.
 
+mod bundle;
+pub mod docker;
+mod extents;
 mod hostile;
 mod kernels;
-mod package;
+pub mod package;
 mod truth;
+mod zip;

@@ -133,6 +133,7 @@ pub async fn inspected(bytes: &[u8], way: Way, change: impl FnOnce(&mut InspectJ
     let mut job = InspectJob {
         source: Arc::new(source(bytes, way)),
         disk_format: None,
+        container_format: None,
         container_disk: None,
         limits: Limits::default(),
         scratch: std::env::temp_dir(),

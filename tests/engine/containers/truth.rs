@@ -10,7 +10,7 @@ use crate::support::{disk, stored};
 const SIZE: usize = (9 << 20) + 512;
 
 /// Imports and inspects `bytes` every way and holds the result against `expected`.
-async fn assert_disk(bytes: &[u8], container: ContainerFormat, name: Option<&str>, expected: &[u8]) {
+pub async fn assert_disk(bytes: &[u8], container: ContainerFormat, name: Option<&str>, expected: &[u8]) {
     for way in WAYS {
         let wanted = name.map(str::to_owned);
         let (result, store) = imported(bytes, way, |job| job.container_disk.clone_from(&wanted)).await;

@@ -164,17 +164,22 @@ fn every_rule_of_the_tables() {
 
 #[test]
 fn what_a_stream_does_not_have_is_seen_at_its_end() {
-    for (name, change, rule) in [
-        ("a grain past the end", (Sparse::TABLES + 4, 9999_u32), Rule::Truncated),
-        ("a table past the end", (Sparse::DIRECTORY + 4, 9999), Rule::TableOutOfRange),
+    let far = 9999_u32.to_le_bytes();
+    let second = [REDUNDANT.as_slice(), &[(30 * 512 + 4, &far)]].concat();
+    for (name, changes, rule) in [
+        ("a grain past the end", &[(Sparse::TABLES + 4, far.as_slice())][..], Rule::Truncated),
+        ("a table past the end", &[(Sparse::DIRECTORY + 4, &far)], Rule::TableOutOfRange),
+        ("a second table past the end", &second, Rule::TableOutOfRange),
     ] {
         let mut made = Sparse::new(1);
-        made.set(change.0, &change.1.to_le_bytes());
+        for (at, bytes) in changes {
+            made.set(*at, bytes);
+        }
         let bytes = Bytes::from(made.bytes);
         let inspected = format::inspect(&mut Memory::new(bytes.clone()), None, &Limits::default()).unwrap();
         assert_eq!(inspected.reasons[0].rule, rule, "{name}");
         for order in [Order::Tables, Order::Stream] {
-            let error = content_of(&bytes, order).unwrap_err();
+            let error = content_of(&bytes, order).err().unwrap_or_else(|| panic!("{name}: {order:?}"));
             assert!([rule, Rule::Truncated].contains(&error.violation().unwrap().rule), "{name}: {error}");
         }
     }

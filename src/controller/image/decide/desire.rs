@@ -1,7 +1,5 @@
 //! Which revision spec asks for, and which are no longer asked for.
 
-use std::collections::BTreeMap;
-
 use super::Draft;
 use crate::{
     api::{Location, Revision, RevisionPhase, condition::events},
@@ -53,13 +51,7 @@ impl Draft<'_> {
             phase: RevisionPhase::Importing,
             attempts: 0,
             tried: Vec::new(),
-            disk_format: None,
-            container_format: None,
-            properties: BTreeMap::new(),
-            virtual_size: None,
-            size: None,
-            digests: Vec::new(),
-            content_digest: None,
+            content: None,
             imported_at: None,
             locations: Vec::new(),
         });

@@ -68,7 +68,8 @@ impl Draft<'_> {
         let Some(revision) = self.serving().filter(|revision| Some(revision.number) == target) else {
             return Health::Progressing("waits to be looked at again".into());
         };
-        let (stores, digest) = (store_names(revision), revision.content_digest.as_deref().unwrap_or_default());
+        let (stores, digest) =
+            (store_names(revision), revision.content.as_ref().map_or("", |content| &content.content_digest));
         let waits = self.waits.as_ref().map(|waits| format!("; {waits}")).unwrap_or_default();
         Health::Current(format!("revision {} is kept in {stores} ({digest}){waits}", revision.number))
     }
@@ -96,17 +97,11 @@ impl Draft<'_> {
     fn mirror_current(&mut self) {
         let current = self.serving().cloned();
         let status = &mut self.status;
-        status.disk_format = current.as_ref().and_then(|r| r.disk_format);
-        status.container_format = current.as_ref().and_then(|r| r.container_format);
-        status.properties = current.as_ref().map(|r| r.properties.clone()).unwrap_or_default();
-        status.virtual_size = current.as_ref().and_then(|r| r.virtual_size);
-        status.size = current.as_ref().and_then(|r| r.size);
-        status.digests = current.as_ref().map(|r| r.digests.clone()).unwrap_or_default();
-        status.content_digest = current.as_ref().and_then(|r| r.content_digest.clone());
+        status.content = current.as_ref().and_then(|r| r.content.clone());
         status.locations = current.as_ref().map(|r| r.locations.clone()).unwrap_or_default();
         let display = Display {
-            virtual_size: status.virtual_size.map(human_size),
-            size: status.size.map(human_size),
+            virtual_size: status.content.as_ref().map(|content| human_size(content.virtual_size)),
+            size: status.content.as_ref().map(|content| human_size(content.size)),
             stores: current.as_ref().map(store_names),
             progress: status.progress.as_ref().map(human_progress),
         };

@@ -102,7 +102,7 @@ impl Draft<'_> {
             self.status.attempt.iter_mut().for_each(|attempt| attempt.node = None);
             return;
         }
-        let known = self.revision(number).map(|revision| revision.digests.clone()).unwrap_or_default();
+        let known = self.revision(number).map(|revision| revision.digests()).unwrap_or_default();
         let order = import_task(self.seen, wanted, &stores, &known, (number, attempt.number), &node);
         self.orders.create.push(order);
     }
@@ -184,7 +184,7 @@ impl Draft<'_> {
         let Some(revision) = self.revision(number) else { return };
         revision.tried = shared;
         revision.attempts = revision.attempts.saturating_add(1);
-        let (ordinal, known) = (revision.attempts, revision.digests.clone());
+        let (ordinal, known) = (revision.attempts, revision.digests());
         let order = import_task(self.seen, wanted, missing, &known, (number, ordinal), &node);
         let names = missing.iter().map(|store| store.name.as_str()).collect::<Vec<_>>().join(", ");
         let note = format!("node {node} imports revision {number} into {names} (attempt {ordinal})");

@@ -137,23 +137,7 @@ impl Draft<'_> {
 }
 
 fn record(revision: &mut Revision, result: ImportResult, locations: Vec<Location>) {
-    let ImportResult {
-        disk_format,
-        container_format,
-        properties,
-        virtual_size,
-        size,
-        digests,
-        content_digest,
-        locations: _,
-    } = result;
-    revision.disk_format = Some(disk_format);
-    revision.container_format = Some(container_format);
-    revision.properties = properties;
-    revision.virtual_size = Some(virtual_size);
-    revision.size = Some(size);
-    revision.digests = digests;
-    revision.content_digest = Some(content_digest);
+    revision.content = Some(result.content);
     for location in locations {
         revision.locations.retain(|old| (&old.store, &old.node) != (&location.store, &location.node));
         revision.tried.retain(|store| *store != location.store);

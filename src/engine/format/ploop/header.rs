@@ -4,7 +4,10 @@
 
 use super::{CLOSED, HEADER_LENGTH, IN_USE, MAGIC_CLUSTERS, SECTOR};
 use crate::{
-    format::fields::{le_u32, le_u64},
+    format::{
+        fields::{le_u32, le_u64},
+        oversized,
+    },
     model::{Limits, Rule, Violation},
 };
 
@@ -114,10 +117,7 @@ fn virtual_size(sectors: u64, in_clusters: bool, limits: &Limits) -> Result<u64,
     let most = limits.max_virtual_size;
     match sectors.checked_mul(SECTOR) {
         Some(size) if size <= most => Ok(size),
-        _ => {
-            let message = format!("disks of up to {most} bytes are accepted: raise the limit if this one is wanted");
-            Err(Violation::new(Rule::VirtualSizeLimit, "nb_sectors", sectors, message))
-        }
+        _ => Err(oversized("nb_sectors", sectors, most)),
     }
 }
 

@@ -15,6 +15,10 @@ mod map;
 pub(super) use encode::PloopEncoder;
 pub(super) use map::PloopMap;
 
+use crate::format::fields::le_u32;
+
+/// `magic` of the first kind.
+const MAGIC_SECTORS: [u8; 16] = *b"WithoutFreeSpace";
 /// `magic` of the second kind.
 const MAGIC_CLUSTERS: [u8; 16] = *b"WithouFreSpacExt";
 /// Length of the header in bytes; the BAT follows.
@@ -25,3 +29,9 @@ const SECTOR: u64 = 512;
 const IN_USE: u32 = 0x746f_6e59;
 /// `in_use`: the file was closed.
 const CLOSED: u32 = 0x312e_3276;
+
+/// Length of a cluster in bytes, by the header in `head`; `None` if there is none.
+pub fn ploop_block(head: &[u8]) -> Option<u64> {
+    let sectors = le_u32(head, 28).filter(|_| head.starts_with(&MAGIC_CLUSTERS) || head.starts_with(&MAGIC_SECTORS));
+    sectors.map(|sectors| u64::from(sectors).saturating_mul(SECTOR))
+}

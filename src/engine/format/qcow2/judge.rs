@@ -8,7 +8,10 @@ use super::{
     header::{Fields, Header, Region, V3_LENGTH},
 };
 use crate::{
-    format::fields::{be_u32, printable},
+    format::{
+        fields::{be_u32, printable},
+        oversized,
+    },
     model::{Compression, Limits, Rule, Violation},
 };
 
@@ -159,11 +162,7 @@ impl<'a> Judge<'a> {
 
     fn check_virtual_size(&mut self) {
         if self.fields.size > self.limits.max_virtual_size {
-            let message = format!(
-                "disks of up to {} bytes are accepted: raise the limit if this one is wanted",
-                self.limits.max_virtual_size
-            );
-            self.refuse(Rule::VirtualSizeLimit, "size", self.fields.size, message);
+            self.found.push(oversized("size", self.fields.size, self.limits.max_virtual_size));
         }
     }
 

@@ -4,7 +4,10 @@
 
 use super::{SECTOR, SIGNATURE, TYPE_DIFFERENCING, TYPE_DYNAMIC, TYPE_STATIC, TYPE_UNDO, VERSION};
 use crate::{
-    format::fields::{le_u32, le_u64, printable},
+    format::{
+        fields::{le_u32, le_u64, printable},
+        oversized,
+    },
     model::{Limits, Rule, Violation},
 };
 
@@ -70,8 +73,7 @@ impl Header {
         }
         let most = limits.max_virtual_size;
         if self.size > most {
-            let message = format!("disks of up to {most} bytes are accepted: raise the limit if this one is wanted");
-            return Err(Violation::new(Rule::VirtualSizeLimit, "cbDisk", self.size, message));
+            return Err(oversized("cbDisk", self.size, most));
         }
         if u64::from(self.blocks).saturating_mul(self.block) < self.size {
             let message =

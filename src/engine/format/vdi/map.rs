@@ -75,7 +75,7 @@ impl VdiMap {
             }
             if self.runs.len() > most {
                 let message = "its blocks lie too scattered to be checked in the memory allowed for tables: \
-                               write the disk again with `qemu-img convert -O vdi`, or raise maxTableMemory";
+                               write the disk again with `qemu-img convert -O vdi`, or raise max-table-memory";
                 return Err(Violation::new(Rule::SizeLimit, map_field(number), self.runs.len(), message).into());
             }
             done = done.saturating_add(PIECE);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{DiskMap, Mapping, Place, claims::first_overlap, fields::be_u32},
+    format::{DiskMap, Mapping, Place, claims::first_overlap, fields::be_u32, oversized},
     io::ReadAt,
     model::{DiskFormat, Limits, Rule, Violation},
 };
@@ -71,7 +71,7 @@ impl VhdMap {
         let entries = self.header.entries(self.footer.size);
         // Twice: it is sorted once to see whether blocks overlap.
         if entries.saturating_mul(8) > limits.max_table_memory {
-            let message = format!("{entries} blocks are more than the memory for tables holds: raise maxTableMemory");
+            let message = format!("{entries} blocks are more than the memory for tables holds: raise max-table-memory");
             return Err(Violation::new(Rule::SizeLimit, "max_table_entries", entries, message).into());
         }
         self.table.reserve_exact(usize_of(entries));
@@ -244,8 +244,7 @@ fn check_size(size: u64, limits: &Limits) -> Result<(), Violation> {
     if size <= most {
         return Ok(());
     }
-    let message = format!("disks of up to {most} bytes are accepted: raise the limit if this one is wanted");
-    Err(Violation::new(Rule::VirtualSizeLimit, "current_size", size, message))
+    Err(oversized("current_size", size, most))
 }
 
 /// The header, and the refusal of a disk that has a parent, with its name.

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    format::fields::{le_u16, le_u32, le_u64, printable},
+    format::{
+        fields::{le_u16, le_u32, le_u64, printable},
+        oversized,
+    },
     io::ReadAt,
     model::{Limits, Rule, Violation},
 };
@@ -68,8 +71,7 @@ impl Metadata {
     fn check_virtual_size(self, limits: &Limits) -> Result<(), Violation> {
         let (size, most) = (self.virtual_size, limits.max_virtual_size.min(MAX_VIRTUAL_SIZE));
         if size > most {
-            let message = format!("disks of up to {most} bytes are accepted: raise the limit if this one is wanted");
-            return Err(Violation::new(Rule::VirtualSizeLimit, "metadata.VirtualDiskSize", size, message));
+            return Err(oversized("metadata.VirtualDiskSize", size, most));
         }
         if !size.is_multiple_of(self.logical_sector) {
             let message = format!("the disk's size is no multiple of its sectors of {} bytes", self.logical_sector);

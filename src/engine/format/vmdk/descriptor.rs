@@ -1,10 +1,10 @@
 //! The descriptor: the text that says which files make up the disk.
 //!
-//! Knows text only; opens nothing it names. In an image there must be one extent, the file itself.
+//! Knows text only; opens nothing it names. In an image by itself there must be one extent, the file; an archive may bring several.
 
 use std::collections::BTreeMap;
 
-use super::{SECTOR, header::Header};
+use super::{ExtentKind, SECTOR, header::Header};
 use crate::{
     format::{detect::HEAD_LENGTH, fields::printable},
     model::{Rule, Violation},
@@ -32,6 +32,16 @@ const ENCODINGS: &[&str] = &[
 const HARMLESS: &[&str] = &["version", "encoding", "cid", "parentcid", "isnativesnapshot", "createtype"];
 /// Keys that name a parent.
 const PARENT: &[&str] = &["parentfilenamehint", "ddb.nativeparenthint", "ddb.nativeparentcid"];
+/// Values of `createType` of disks whose extents are files of their own, and whether those are sparse.
+const IN_FILES: &[(&str, bool)] = &[
+    ("monolithicflat", false),
+    ("twogbmaxextentflat", false),
+    ("twogbmaxextentsparse", true),
+    ("vmfs", false),
+    ("vmfspreallocated", false),
+    ("vmfseagerzeroedthick", false),
+    ("vmfsthin", false),
+];
 /// Values of `createType` that only ESXi reads and writes.
 const ESXI: &[&str] = &["vmfssparse", "sesparse"];
 
@@ -72,6 +82,41 @@ pub(super) fn check(bytes: &[u8], header: &Header) -> Result<(), Violation> {
     descriptor.check_type(if header.is_packed() { "streamOptimized" } else { "monolithicSparse" })?;
     descriptor.check_keys()?;
     descriptor.check_extent(header.fields.capacity)
+}
+
+/// An extent as a descriptor names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedExtent {
+    /// Name of its file, beside the descriptor; empty where it is of zeros.
+    pub name: String,
+    /// Length in the guest's disk, in bytes.
+    pub size: u64,
+    /// How it lies in the file.
+    pub kind: ExtentKind,
+}
+
+/// The extents that `text` names, if it is a descriptor; `None` if it is none. Each name is one of a file beside it.
+///
+/// # Errors
+/// The first violation: a disk that needs a parent, or a device, or lies in a way that is not read.
+pub fn named_extents(text: &[u8]) -> Option<Result<Vec<NamedExtent>, Violation>> {
+    text.starts_with(FIRST_LINE).then(|| {
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        let descriptor = Descriptor::parse(text.get(..end).unwrap_or(text))?;
+        descriptor.check_content()?;
+        let sparse = descriptor.extents_are_sparse()?;
+        descriptor.check_keys()?;
+        let extents: Vec<_> = descriptor.extents.iter().map(|extent| extent.named(sparse)).collect::<Result<_, _>>()?;
+        let mut names: Vec<_> = extents.iter().map(|extent| &extent.name).filter(|name| !name.is_empty()).collect();
+        names.sort_unstable();
+        if let Some([twice, _]) = names.array_windows().find(|[one, other]| one == other) {
+            return Err(invalid("extent", twice.as_bytes(), "two extents lie in this file: each has one of its own"));
+        }
+        if extents.is_empty() {
+            return Err(invalid("extent", b"", "there is no extent line: the descriptor is damaged"));
+        }
+        Ok(extents)
+    })
 }
 
 /// Why a file that is a descriptor and nothing else is refused. `head` may be cut.
@@ -196,6 +241,19 @@ impl<'a> Descriptor<'a> {
         Err(self.extents.first().map_or_else(|| external("createType", kind), |extent| external("extent", extent.name)))
     }
 
+    /// Whether the extents, which are files, are sparse.
+    fn extents_are_sparse(&self) -> Result<bool, Violation> {
+        let kind = self.value("createtype").unwrap_or_default();
+        let known = IN_FILES.iter().find(|(name, _)| kind.eq_ignore_ascii_case(name.as_bytes()));
+        if let Some((_, sparse)) = known {
+            return Ok(*sparse);
+        }
+        if ESXI.iter().any(|name| kind.eq_ignore_ascii_case(name.as_bytes())) {
+            return Err(foreign(kind));
+        }
+        Err(self.extents.first().map_or_else(|| external("createType", kind), |extent| external("extent", extent.name)))
+    }
+
     fn check_keys(&self) -> Result<(), Violation> {
         for (key, value) in &self.entries {
             let key = key.as_str();
@@ -263,6 +321,47 @@ impl<'a> Extent<'a> {
             None => (rest, [].as_slice()),
         };
         Some(Self { access, sectors, kind, name, rest })
+    }
+}
+
+impl Extent<'_> {
+    /// What the line says, if it is of a file beside the descriptor.
+    fn named(&self, sparse: bool) -> Result<NamedExtent, Violation> {
+        if self.access.eq_ignore_ascii_case(b"NOACCESS") {
+            return Err(invalid("extent", self.access, "an extent of an image is `RW` or `RDONLY`"));
+        }
+        let sectors = std::str::from_utf8(self.sectors).ok().and_then(|text| text.parse::<u64>().ok());
+        let size = sectors.and_then(|sectors| sectors.checked_mul(SECTOR)).filter(|size| *size > 0);
+        let size = size.ok_or_else(|| invalid("extent size", self.sectors, "a number of sectors belongs there"))?;
+        if self.kind.eq_ignore_ascii_case(b"ZERO") && self.name.is_empty() {
+            return Ok(NamedExtent { name: String::new(), size, kind: ExtentKind::Zero });
+        }
+        let kind = match self.kind.to_ascii_uppercase().as_slice() {
+            b"SPARSE" if sparse && self.rest.is_empty() => ExtentKind::Sparse,
+            b"VMFS" if !sparse && self.rest.is_empty() => ExtentKind::Flat(0),
+            b"FLAT" | b"VMFS" if !sparse => ExtentKind::Flat(self.offset()?),
+            // Devices and mappings of them among others.
+            _ => return Err(external("extent", if self.name.is_empty() { self.kind } else { self.name })),
+        };
+        Ok(NamedExtent { name: self.plain_name()?, size, kind })
+    }
+
+    /// Where in its file the extent begins, in bytes.
+    fn offset(&self) -> Result<u64, Violation> {
+        let sectors = std::str::from_utf8(self.rest).ok().and_then(|text| text.parse::<u64>().ok());
+        let offset = sectors.and_then(|sectors| sectors.checked_mul(SECTOR));
+        offset.ok_or_else(|| invalid("extent offset", self.rest, "a number of sectors belongs there"))
+    }
+
+    /// The name, which leads nowhere else.
+    fn plain_name(&self) -> Result<String, Violation> {
+        let Ok(name) = std::str::from_utf8(self.name) else {
+            return Err(invalid("extent", self.name, "the name is not UTF-8: rename the files and the line"));
+        };
+        if name.is_empty() || matches!(name, "." | "..") || name.contains(['/', '\\', ':']) {
+            return Err(external("extent", self.name));
+        }
+        Ok(name.to_owned())
     }
 }
 

@@ -7,7 +7,10 @@ use super::{
     TABLE_ENTRIES, descriptor,
 };
 use crate::{
-    format::fields::{le_u32, le_u64, printable},
+    format::{
+        fields::{le_u32, le_u64, printable},
+        oversized,
+    },
     model::{Limits, Rule, Violation},
 };
 
@@ -117,6 +120,23 @@ impl Header {
         if head.starts_with(descriptor::FIRST_LINE) {
             return Err(vec![descriptor::refuse_alone(head)]);
         }
+        Self::judge(head, length, limits, Fields::check_descriptor)
+    }
+
+    /// The same of one extent of several, whose descriptor stands elsewhere and whose grains are not compressed.
+    ///
+    /// # Errors
+    /// Every violation found, at least one.
+    pub(super) fn parse_extent(head: &[u8], length: Option<u64>, limits: &Limits) -> Result<Self, Vec<Violation>> {
+        Self::judge(head, length, limits, Fields::check_extent)
+    }
+
+    fn judge(
+        head: &[u8],
+        length: Option<u64>,
+        limits: &Limits,
+        check_kind: fn(&Fields) -> Result<(), Violation>,
+    ) -> Result<Self, Vec<Violation>> {
         let Some(fields) = Fields::read(head) else {
             let message = "the file ends inside its header: the download was cut short, or this is no image";
             let found = format!("{} bytes, {}", head.len(), printable(head.get(..4).unwrap_or(head)));
@@ -129,7 +149,7 @@ impl Header {
             fields.check_state(),
             fields.check_size(limits),
             fields.check_grains(),
-            fields.check_descriptor(),
+            check_kind(&fields),
             fields.check_overhead(length),
             fields.check_directories(limits),
         ]
@@ -147,6 +167,11 @@ impl Header {
     /// Whether this is a stream whose tables are found through its footer.
     pub(in crate::format) fn has_tables_at_end(&self) -> bool {
         self.fields.gd_offset == GD_AT_END
+    }
+
+    /// Whether there is room for a descriptor.
+    pub(super) fn has_descriptor(&self) -> bool {
+        self.fields.descriptor_offset != 0
     }
 
     /// Whether grains are compressed and have markers.
@@ -249,11 +274,7 @@ impl Fields {
         }
         let size = self.capacity.checked_mul(SECTOR);
         if size.is_none_or(|size| size > limits.max_virtual_size) {
-            let message = format!(
-                "in sectors of 512 bytes; disks of up to {} bytes are accepted: raise the limit if this one is wanted",
-                limits.max_virtual_size
-            );
-            return Err(Violation::new(Rule::VirtualSizeLimit, "capacity", self.capacity, message));
+            return Err(oversized("capacity", self.capacity, limits.max_virtual_size));
         }
         Ok(())
     }
@@ -287,6 +308,15 @@ impl Fields {
             return Err(Violation::new(Rule::TableOutOfRange, "descriptorOffset", self.descriptor_offset, message));
         }
         Ok(())
+    }
+
+    fn check_extent(&self) -> Result<(), Violation> {
+        if self.flags & FLAG_COMPRESSED != 0 {
+            let message = "the extents of a disk in several files are not compressed: the header is of another file";
+            return Err(Violation::new(Rule::InvalidField, "flags", format!("{:#x}", self.flags), message));
+        }
+        // QEMU leaves room for one, of zeros.
+        if self.descriptor_offset == 0 { Ok(()) } else { self.check_descriptor() }
     }
 
     fn check_overhead(&self, length: Option<u64>) -> Result<(), Violation> {

@@ -85,6 +85,14 @@ impl MarkerMap {
         })
     }
 
+    fn walk(&mut self, input: &mut dyn ReadAt) -> Result<()> {
+        let (mut guest, size) = (0_u64, self.header.virtual_size());
+        while guest < size {
+            guest = guest.saturating_add(self.resolve(input, guest, size.saturating_sub(guest))?.length);
+        }
+        self.finish(input)
+    }
+
     fn read_marker(&self, input: &mut dyn ReadAt) -> Result<Marker> {
         let offset = self.at.saturating_mul(SECTOR);
         let head = read_exact(input, "marker", offset, MARKER_LENGTH)?;
@@ -326,6 +334,18 @@ impl DiskMap for MarkerMap {
         }
         let directory = self.read_directory(input)?;
         self.check_end(input, directory)
+    }
+}
+
+/// Holds what the tables of a stream say against the markers of its grains, for who reads it by its tables.
+///
+/// # Errors
+/// The first violation, or what `input` says. Grains out of order cannot be told from others: there the tables alone count.
+pub(in crate::format) fn check_markers(input: &mut dyn ReadAt, header: &Header, limits: &Limits) -> Result<()> {
+    let mut map = MarkerMap::open(input, header.clone(), limits)?;
+    match map.walk(input) {
+        Err(error) if error.kind() == Kind::NeedsSpill => Ok(()),
+        walked => walked,
     }
 }
 

@@ -1,16 +1,19 @@
-//! vmdk in one file: monolithicSparse and streamOptimized (VMware, "Virtual Disk Format 5.0"; field names are that document's).
+//! vmdk (VMware, "Virtual Disk Format 5.0"; field names are that document's): monolithicSparse and streamOptimized by themselves, and
+//! disks in several files where an archive brings them all.
 //!
 //! ```text
 //! header ─► descriptor ─┬► tables (directory, one grain table at a time) ─► grain (unpacks)
 //!                       │      └► occupied (who owns which sectors)
 //!                       └► markers (a stream whose tables stand behind its grains)
+//! descriptor of an archive ─► extents (flat ones, and sparse ones by their tables)
 //! encode (grains of one chunk, packed in parallel) ─► stream | sparse (places, tables, header)
 //! ```
-//! All numbers are little-endian, all offsets count sectors of 512 bytes. What needs another file, and every form of ESXi, is
-//! refused: a single file does not bring the extents that a descriptor names.
+//! All numbers are little-endian, all offsets count sectors of 512 bytes. A single file that needs another one, and the sparse forms of
+//! ESXi, are refused: it does not bring the extents that a descriptor names.
 
 mod descriptor;
 mod encode;
+mod extents;
 mod grain;
 mod header;
 mod markers;
@@ -19,7 +22,10 @@ mod sparse;
 mod stream;
 mod tables;
 
+pub use descriptor::{NamedExtent, named_extents};
 pub(super) use encode::VmdkEncoder;
+pub(super) use extents::ExtentMap;
+pub use extents::{Extent, ExtentKind};
 pub(super) use header::Header;
 pub(super) use markers::MarkerMap;
 pub(super) use tables::TableMap;
@@ -27,7 +33,7 @@ pub(super) use tables::TableMap;
 use crate::{
     error::{Error, Result},
     io::ReadAt,
-    model::{Rule, Violation},
+    model::{Limits, Rule, Violation},
 };
 
 /// The unit of all offsets, in bytes.
@@ -82,4 +88,16 @@ fn truncated(name: &str, offset: u64, wanted: u64, got: usize) -> Error {
     let message =
         format!("{wanted} bytes should stand there, and the file ends after {got}: it was cut off; fetch it again");
     Violation::new(Rule::Truncated, name, format!("byte {offset}"), message).into()
+}
+
+/// A sparse extent by its tables. Where that costs little, those of a stream are held against the markers of its grains as well, so that
+/// what is refused as a stream is refused here, too.
+///
+/// # Errors
+/// The first violation, or what `input` says.
+pub(in crate::format) fn by_tables(input: &mut dyn ReadAt, header: Header, limits: &Limits) -> Result<TableMap> {
+    if header.has_tables_at_end() && input.is_near() {
+        markers::check_markers(input, &header, limits)?;
+    }
+    TableMap::open(input, header, limits)
 }

@@ -19,7 +19,7 @@ use crate::{
         DiskMap, Mapping, Place,
         claims::Clash,
         detect::HEAD_LENGTH,
-        fields::{le_u32, le_u64},
+        fields::{le_u32, le_u64, printable},
     },
     io::ReadAt,
     model::{DiskFormat, Limits, Rule, Violation},
@@ -42,6 +42,8 @@ pub(in crate::format) struct TableMap {
     table: Option<Table>,
     /// The furthest data that was resolved: where it ends, and the guest offset it belongs to.
     furthest: (u64, u64),
+    /// The furthest grain table that a directory names: where it ends, and the directory and entry. Redundant ones are never read.
+    furthest_table: (u64, &'static str, usize),
 }
 
 /// The grain table in memory.
@@ -67,9 +69,12 @@ struct Entry {
 /// # Errors
 /// The first violation, or what `input` says.
 pub(super) fn check_descriptor(input: &mut dyn ReadAt, header: &Header) -> Result<()> {
+    Ok(descriptor::check(&read_descriptor(input, header)?, header)?)
+}
+
+fn read_descriptor(input: &mut dyn ReadAt, header: &Header) -> Result<Bytes> {
     let (offset, size) = (header.fields.descriptor_offset, header.fields.descriptor_size);
-    let text = read_exact(input, "descriptor", offset.saturating_mul(SECTOR), size.saturating_mul(SECTOR))?;
-    Ok(descriptor::check(&text, header)?)
+    read_exact(input, "descriptor", offset.saturating_mul(SECTOR), size.saturating_mul(SECTOR))
 }
 
 /// What a footer may not say otherwise than the header.
@@ -97,12 +102,42 @@ impl TableMap {
     /// The first violation, or what `input` says.
     pub(in crate::format) fn open(input: &mut dyn ReadAt, header: Header, limits: &Limits) -> Result<Self> {
         check_descriptor(input, &header)?;
+        Self::with_descriptor(input, header, limits)
+    }
+
+    /// The same of an extent whose descriptor stands elsewhere: it has none of its own that could say otherwise.
+    ///
+    /// # Errors
+    /// The first violation, or what `input` says.
+    pub(super) fn open_extent(input: &mut dyn ReadAt, header: Header, limits: &Limits) -> Result<Self> {
+        if header.has_descriptor() {
+            let text = read_descriptor(input, &header)?;
+            if text.first().is_some_and(|byte| *byte != 0) {
+                let message = "an extent of a disk in several files has a descriptor of its own, so readers may disagree about the disk";
+                let found = printable(text.get(..80).unwrap_or(&text));
+                return Err(Violation::new(Rule::InvalidField, "descriptor", found, message).into());
+            }
+        }
+        Self::with_descriptor(input, header, limits)
+    }
+
+    fn with_descriptor(input: &mut dyn ReadAt, header: Header, limits: &Limits) -> Result<Self> {
         let memory = limits.max_table_memory.saturating_sub(header.tables().saturating_mul(4));
         let occupied = Occupied::new(header.fields.grain_size, memory);
         let head = input.read_up_to(0, HEAD_LENGTH)?;
-        let mut map = Self { header, head, directory: Vec::new(), occupied, table: None, furthest: (0, 0) };
+        let mut map = Self {
+            header,
+            head,
+            directory: Vec::new(),
+            occupied,
+            table: None,
+            furthest: (0, 0),
+            furthest_table: (0, "", 0),
+        };
         map.claim("header", 0, 1)?;
-        map.claim("descriptorOffset", map.header.fields.descriptor_offset, map.header.fields.descriptor_size)?;
+        if map.header.has_descriptor() {
+            map.claim("descriptorOffset", map.header.fields.descriptor_offset, map.header.fields.descriptor_size)?;
+        }
         let fields = &map.header.fields;
         let redundant = (fields.flags & super::FLAG_REDUNDANT != 0).then_some(fields.rgd_offset);
         let primary = if map.header.has_tables_at_end() { map.read_footer(input)? } else { fields.gd_offset };
@@ -181,18 +216,27 @@ impl TableMap {
         Ok(directory)
     }
 
-    fn check_table(&mut self, field: &str, index: usize, entry: u32, length: Option<u64>) -> Result<()> {
+    fn check_table(&mut self, field: &'static str, index: usize, entry: u32, length: Option<u64>) -> Result<()> {
         if entry == 0 {
             return Ok(());
         }
         let sector = u64::from(entry);
         let end = sector.saturating_add(TABLE_SECTORS).saturating_mul(SECTOR);
-        let name = format!("{field}[{index}]");
-        if length.is_some_and(|length| end > length) {
-            let message = "a grain table lies past the file's end: it was cut off, or the directory is wrong";
-            return Err(Violation::new(Rule::TableOutOfRange, name, format!("{entry:#x}"), message).into());
+        self.furthest_table = self.furthest_table.max((end, field, index));
+        if let Some(length) = length {
+            self.check_tables_end(length)?;
         }
-        self.claim(&name, sector, TABLE_SECTORS)
+        self.claim(&format!("{field}[{index}]"), sector, TABLE_SECTORS)
+    }
+
+    fn check_tables_end(&self, length: u64) -> Result<()> {
+        let (end, field, index) = self.furthest_table;
+        if end <= length {
+            return Ok(());
+        }
+        let sector = (end / SECTOR).saturating_sub(TABLE_SECTORS);
+        let message = "a grain table lies past the file's end: it was cut off, or the directory is wrong";
+        Err(Violation::new(Rule::TableOutOfRange, format!("{field}[{index}]"), format!("{sector:#x}"), message).into())
     }
 
     /// Reads and checks grain table `index`, of which only the entries inside the disk count.
@@ -372,6 +416,7 @@ impl DiskMap for TableMap {
     }
 
     fn check_length(&self, length: u64) -> Result<()> {
+        self.check_tables_end(length)?;
         let overhead = self.header.fields.overhead.saturating_mul(SECTOR);
         let (end, what) = match self.furthest {
             (end, _) if end <= overhead => (overhead, "overHead".to_owned()),

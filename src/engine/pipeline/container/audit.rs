@@ -1,30 +1,49 @@
-//! Sees all of an archive as it passes: every header, and the digest of every member.
+//! Sees all of an archive as it passes: every header, and the bytes of every member.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::contents::{Contents, Stored, check_text, is_text};
+use super::contents::{Contents, Stored, is_read};
 use crate::{
     error::Result,
     io::Feed,
     model::{DigestAlgorithm, Violation},
-    unpack::tar::{BLOCK, Item, Scan, trailing, truncated},
+    unpack::tar::{BLOCK, Entry, Item, Scan, trailing, truncated},
     verify::DigestSet,
 };
 
-/// Where the result is put when the archive has passed.
-pub(super) type Slot = Arc<Mutex<Option<Contents>>>;
+/// What is made of an archive that passes.
+pub(super) trait Witness: Send {
+    /// Takes what begins now.
+    ///
+    /// # Errors
+    /// A violation if it may not be there.
+    fn begin(&mut self, entry: Entry) -> Result<(), Violation>;
+
+    /// Takes bytes of what began last.
+    fn take(&mut self, bytes: &[u8]);
+
+    /// All of it has passed.
+    ///
+    /// # Errors
+    /// A violation if it is not what it should be.
+    fn end(&mut self) -> Result<(), Violation>;
+
+    /// All of the archive has passed.
+    ///
+    /// # Errors
+    /// A violation if it is not what it should be.
+    fn finish(&mut self) -> Result<(), Violation>;
+}
 
 /// A feed that reads along.
-pub(super) struct Audit<F> {
+pub(super) struct Audit<F, W> {
     inner: F,
     scan: Scan,
     at: u64,
     state: State,
-    contents: Contents,
-    algorithms: &'static [DigestAlgorithm],
-    slot: Slot,
+    witness: W,
 }
 
 enum State {
@@ -32,19 +51,18 @@ enum State {
     Header(BytesMut),
     /// In an extended header of this length.
     Extension(BytesMut, usize),
-    /// In a member, with so many bytes to come.
-    Member(Stored, DigestSet, BytesMut, u64),
-    /// Between a member and the next header.
+    /// In something of this name, with so many bytes to come.
+    Entry(String, u64),
+    /// Between that and the next header.
     Padding,
     /// After the end.
     Ended,
 }
 
-impl<F: Feed> Audit<F> {
-    /// Reads along with `inner` and leaves the result in `slot`. Every member is digested with `algorithms`.
-    pub fn new(inner: F, algorithms: &'static [DigestAlgorithm], slot: Slot) -> Self {
-        let (scan, contents, state) = (Scan::default(), Contents::default(), State::Header(BytesMut::new()));
-        Self { inner, scan, at: 0, state, contents, algorithms, slot }
+impl<F: Feed, W: Witness> Audit<F, W> {
+    /// Reads along with `inner`, from the beginning of an archive that `scan` has seen nothing of.
+    pub fn new(inner: F, scan: Scan, witness: W) -> Self {
+        Self { inner, scan, at: 0, state: State::Header(BytesMut::new()), witness }
     }
 
     /// Takes as much of `piece` as belongs to the state; the next state follows if it is complete.
@@ -65,14 +83,10 @@ impl<F: Feed> Audit<F> {
                     State::Extension(held, length)
                 };
             }
-            State::Member(stored, mut digests, mut text, length) => {
+            State::Entry(name, length) => {
                 let now = length.min(piece.len() as u64);
-                let part = piece.split_to(usize::try_from(now).unwrap_or(usize::MAX));
-                digests.update(&part);
-                if stored.text.is_some() {
-                    text.extend_from_slice(&part);
-                }
-                self.state = self.member(stored, digests, text, length.saturating_sub(now))?;
+                self.witness.take(&piece.split_to(usize::try_from(now).unwrap_or(usize::MAX)));
+                self.state = self.entry(name, length.saturating_sub(now))?;
             }
             State::Padding => {
                 let next = self.scan.at().saturating_sub(self.at).min(piece.len() as u64);
@@ -96,51 +110,36 @@ impl<F: Feed> Audit<F> {
             Item::Extension { length } => Ok(State::Extension(BytesMut::with_capacity(length), length)),
             Item::Zeros => Ok(State::Header(BytesMut::with_capacity(BLOCK))),
             Item::End => Ok(State::Ended),
-            Item::Member(member) => {
-                let (length, mut text) = (member.size, None);
-                if is_text(&member.name) {
-                    check_text(&member)?;
-                    text = Some(Bytes::new());
-                }
-                let stored = Stored { member, text, digests: Vec::new() };
-                self.member(stored, DigestSet::new(self.algorithms.iter().copied()), BytesMut::new(), length)
+            Item::Entry(entry) => {
+                let (name, length) = (String::from_utf8_lossy(&entry.name).into_owned(), entry.size);
+                self.witness.begin(entry)?;
+                self.entry(name, length)
             }
         }
     }
 
-    /// The state in a member of which `length` bytes are still to come.
-    fn member(
-        &mut self,
-        mut stored: Stored,
-        digests: DigestSet,
-        text: BytesMut,
-        length: u64,
-    ) -> Result<State, Violation> {
+    /// The state in something of which `length` bytes are still to come.
+    fn entry(&mut self, name: String, length: u64) -> Result<State, Violation> {
         if length > 0 {
-            return Ok(State::Member(stored, digests, text, length));
+            return Ok(State::Entry(name, length));
         }
-        stored.digests = digests.finish().digests;
-        stored.text = stored.text.map(|_| text.freeze());
-        self.contents.add(stored)?;
+        self.witness.end()?;
         Ok(State::Padding)
     }
 
     fn finish(&mut self) -> Result<(), Violation> {
         match &self.state {
             State::Ended => {}
-            State::Member(stored, ..) => return Err(truncated(self.at, &stored.member.name)),
+            State::Entry(name, _) => return Err(truncated(self.at, name)),
             State::Header(_) | State::Extension(..) | State::Padding => {
                 return Err(truncated(self.at, "its headers, before the zeros that mark its end"));
             }
         }
-        self.contents.complete = true;
-        let contents = std::mem::take(&mut self.contents);
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(contents);
-        Ok(())
+        self.witness.finish()
     }
 }
 
-impl<F: Feed> Feed for Audit<F> {
+impl<F: Feed, W: Witness> Feed for Audit<F, W> {
     fn next(&mut self) -> Result<Option<Bytes>> {
         let Some(piece) = self.inner.next()? else {
             self.finish()?;
@@ -153,5 +152,58 @@ impl<F: Feed> Feed for Audit<F> {
                 return Ok(Some(piece));
             }
         }
+    }
+}
+
+/// Where the members are put when the archive has passed.
+pub(super) type Slot = Arc<Mutex<Option<Contents>>>;
+
+/// Collects the members, with their digests.
+pub(super) struct Members {
+    contents: Contents,
+    algorithms: &'static [DigestAlgorithm],
+    slot: Slot,
+    /// The one that passes: its digests, and its bytes if it is a text.
+    current: Option<(Stored, DigestSet, Option<BytesMut>)>,
+}
+
+impl Members {
+    /// Leaves the result in `slot`. Every member is digested with `algorithms`.
+    pub fn new(algorithms: &'static [DigestAlgorithm], slot: Slot) -> Self {
+        Self { contents: Contents::default(), algorithms, slot, current: None }
+    }
+}
+
+impl Witness for Members {
+    fn begin(&mut self, entry: Entry) -> Result<(), Violation> {
+        let member = entry.into_member()?;
+        let text = is_read(&member)?.then(BytesMut::new);
+        self.current = Some((Stored::new(member), DigestSet::new(self.algorithms.iter().copied()), text));
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        if let Some((_, digests, text)) = &mut self.current {
+            digests.update(bytes);
+            if let Some(text) = text {
+                text.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Violation> {
+        let Some((mut stored, digests, text)) = self.current.take() else { return Ok(()) };
+        stored.digests = digests.finish().digests;
+        if let Some(text) = text {
+            stored.read(text.freeze());
+        }
+        self.contents.add(stored)
+    }
+
+    fn finish(&mut self) -> Result<(), Violation> {
+        self.contents.complete = true;
+        let contents = std::mem::take(&mut self.contents);
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(contents);
+        Ok(())
     }
 }

@@ -1,14 +1,21 @@
 //! What an archive holds, as far as it has been seen, and which member of it is the disk.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
 use super::{
-    certificate, manifest,
-    ovf::{Descriptor, Disk, MAX_LENGTH},
-    section::Section,
+    bundle::{self, Bundle},
+    certificate, docker,
+    files::{Described, Files, Named},
+    manifest,
+    ovf::Descriptor,
+    section::{Parts, Section},
+    xml::MAX_LENGTH,
 };
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
+    format::{self, Shape},
     io::ReadAt,
     model::{ContainerFormat, Digest, Properties, Rule, Violation},
     unpack::tar::{Member, Scan, next_member},
@@ -20,6 +27,10 @@ pub struct Contents {
     pub(super) members: Vec<Stored>,
     /// Whether there are no others.
     pub(super) complete: bool,
+    /// Which of them has a name. Folders are none.
+    by_name: HashMap<String, usize>,
+    /// Bytes of all texts.
+    texts: u64,
 }
 
 /// A member.
@@ -28,25 +39,42 @@ pub(super) struct Stored {
     pub member: Member,
     /// Its bytes, if it is one of those that describe the others.
     pub text: Option<Bytes>,
+    /// What they say, if they are the descriptor of a disk whose bytes are in other files.
+    pub named: Option<Result<Named, Violation>>,
     /// Digests of its bytes, if they passed.
     pub digests: Vec<Digest>,
 }
 
-/// The member that is the disk.
+impl Stored {
+    /// A member of which nothing has been read.
+    pub fn new(member: Member) -> Self {
+        Self { member, text: None, named: None, digests: Vec::new() }
+    }
+
+    /// Takes the bytes of a text.
+    pub fn read(&mut self, text: Bytes) {
+        if is_disk_descriptor(&self.member.name) {
+            self.named = format::named_extents(&text).map(|extents| extents.map(Named::Extents));
+            if self.named.is_none() {
+                return;
+            }
+        } else if base_name(&self.member.name) == bundle::NAME {
+            self.named = Some(Bundle::parse(&text).map(Named::Image));
+        }
+        self.text = Some(text);
+    }
+}
+
+/// What the disk is.
 #[derive(Debug)]
 pub struct Chosen {
-    pub(super) member: Member,
+    pub(super) files: Files,
     pub(super) container_format: ContainerFormat,
     pub(super) described: Option<Described>,
     /// Whether no descriptor can come any more.
     pub(super) last: bool,
-}
-
-/// What the descriptor says of the disk.
-#[derive(Debug)]
-pub(super) struct Described {
-    pub disk: Disk,
-    pub properties: Properties,
+    /// Whether it is what the layers of a container image come to.
+    image: bool,
 }
 
 /// How long to look for the descriptor.
@@ -60,15 +88,32 @@ pub enum Search {
     Whole,
 }
 
-/// Whether a member describes others and is read into memory.
-pub(super) fn is_text(name: &str) -> bool {
+/// Bytes of all texts of an archive together. They stay in memory.
+const MAX_TEXTS: u64 = 8 << 20;
+
+/// Whether a member describes the whole archive.
+fn is_text(name: &str) -> bool {
     ["ovf", "mf", "cert"].iter().any(|extension| has_extension(name, extension))
 }
 
-/// Refuses a text that is larger than any.
-pub(super) fn check_text(member: &Member) -> Result<(), Violation> {
+/// Whether a member may be the descriptor of a vmdk in several files, which have the name that disks have.
+fn is_disk_descriptor(name: &str) -> bool {
+    has_extension(name, "vmdk")
+}
+
+/// Whether a member may describe others, so that it is read into memory.
+///
+/// # Errors
+/// A violation if it is one of those, and larger than any.
+pub(super) fn is_read(member: &Member) -> Result<bool, Violation> {
+    if is_disk_descriptor(&member.name) {
+        return Ok(!member.folder && member.size <= MAX_LENGTH);
+    }
+    if member.folder || !(is_text(&member.name) || base_name(&member.name) == bundle::NAME) {
+        return Ok(false);
+    }
     if member.size <= MAX_LENGTH {
-        return Ok(());
+        return Ok(true);
     }
     let message = format!("{} may have up to {MAX_LENGTH} bytes", member.name);
     Err(Violation::new(Rule::SizeLimit, "size", member.size, message))
@@ -89,14 +134,20 @@ impl Contents {
             match next_member(&mut scan, input)? {
                 None => contents.complete = true,
                 Some(member) => {
-                    let mut stored = Stored { member, text: None, digests: Vec::new() };
-                    if is_text(&stored.member.name) {
-                        check_text(&stored.member)?;
+                    let mut stored = Stored::new(member);
+                    if is_read(&stored.member)? {
                         let length = usize::try_from(stored.member.size).unwrap_or(usize::MAX);
-                        stored.text = Some(input.read_up_to(stored.member.offset, length)?);
+                        // A disk of this size may have the name that descriptors have.
+                        stored.read(input.peek(stored.member.offset, length)?);
                     }
                     contents.add(stored)?;
                 }
+            }
+            if search == Search::First
+                && contents.members.last().is_some_and(|last| docker::is_image_member(&last.member.name))
+            {
+                let message = "the layers of a container image are read twice";
+                return Err(Error::new(Kind::NeedsSpill, message));
             }
             if search == Search::Whole && !contents.complete {
                 continue;
@@ -113,15 +164,20 @@ impl Contents {
     /// Takes the next member.
     pub(super) fn add(&mut self, stored: Stored) -> Result<(), Violation> {
         let name = &stored.member.name;
-        if !stored.member.folder && self.find(name).is_some() {
+        if !stored.member.folder && self.by_name.insert(name.clone(), self.members.len()).is_some() {
             let message = "two members of the archive have this name: which of them is meant cannot be told";
             return Err(Violation::new(Rule::InvalidField, "name", name, message));
+        }
+        self.texts = self.texts.saturating_add(stored.text.as_ref().map_or(0, |text| text.len() as u64));
+        if self.texts > MAX_TEXTS {
+            let message = format!("the descriptions in an archive may have {MAX_TEXTS} bytes together");
+            return Err(Violation::new(Rule::SizeLimit, "texts", self.texts, message));
         }
         self.members.push(stored);
         Ok(())
     }
 
-    /// The member that is the disk called `wanted`, or the one that boots; `None` if that cannot be told yet.
+    /// The disk called `wanted`, or the one that boots; `None` if it cannot be told yet.
     ///
     /// # Errors
     /// A violation if there is none, or it cannot be told which.
@@ -142,35 +198,61 @@ impl Contents {
             return Err(Violation::new(Rule::ExternalDataFile, "href", &disk.href, message));
         };
         let described = Described { disk: disk.clone(), properties: descriptor.properties(disk) };
-        let (member, container_format) = (stored.member.clone(), ContainerFormat::Ova);
-        Ok(Some(Chosen { member, container_format, described: Some(described), last: self.complete }))
+        self.chosen(stored, ContainerFormat::Ova, Some(described))
     }
 
-    /// Without a descriptor: the one file that is there, or the one named.
+    /// Without a descriptor: the one file that is there, or the one named. Files that another one is made of are part of that.
     fn undescribed(&self, wanted: Option<&str>) -> Result<Option<Chosen>, Violation> {
-        let files = || self.members.iter().map(|stored| &stored.member).filter(|member| !member.folder);
-        if let Some(member) = self.members.iter().map(|stored| &stored.member).find(|member| is_of_docker(&member.name))
-        {
-            let message = "a container image holds layers of files, not a disk: take the disk's file out of it";
-            return Err(Violation::new(Rule::UnsupportedFormat, "containerFormat", &member.name, message));
+        if self.members.iter().any(|stored| docker::is_image_member(&stored.member.name)) {
+            return Ok(self.complete.then(|| self.image()));
         }
-        let disks = || files().filter(|member| !is_text(&member.name) && member.name != "manifest.json");
+        let broken = self.members.iter().find_map(|stored| stored.named.as_ref()?.as_ref().err());
+        if let Some(violation) = broken.filter(|_| wanted.is_none()) {
+            return Err(violation.clone());
+        }
+        let parts = self.parts();
+        let is_disk = |stored: &&Stored| {
+            let name = stored.member.name.as_str();
+            !stored.member.folder && !is_text(name) && name != "manifest.json" && !parts.contains(name)
+        };
+        let disks = || self.members.iter().filter(is_disk);
         let found = match wanted {
-            Some(name) => disks().find(|disk| disk.name == name || disk.name.rsplit('/').next() == Some(name)),
+            Some(name) => disks().find(|disk| disk.member.name == name || base_name(&disk.member.name) == name),
             None => disks().next(),
         };
         let count = disks().count();
         match found {
-            Some(member) if wanted.is_some() || count == 1 => Ok(Some(Chosen {
-                member: member.clone(),
-                container_format: ContainerFormat::Compressed,
-                described: None,
-                last: self.complete,
-            })),
+            Some(stored) if wanted.is_some() || count == 1 => self.chosen(stored, ContainerFormat::Compressed, None),
             // Several may still turn out to be described.
             _ if !self.complete => Ok(None),
-            _ => Err(undecided(wanted, count, &disks().take(8).map(|disk| disk.name.as_str()).collect::<Vec<_>>())),
+            _ => {
+                // A descriptor whose files are not there says more than that there are others.
+                for stored in self.members.iter().filter(|stored| wanted.is_none() && stored.named.is_some()) {
+                    Files::of(self, stored)?;
+                }
+                let names: Vec<_> = disks().take(8).map(|disk| disk.member.name.as_str()).collect();
+                Err(undecided(wanted, count, &names))
+            }
         }
+    }
+
+    fn image(&self) -> Chosen {
+        let members = self.members.iter().map(|stored| &stored.member).filter(|member| !member.folder);
+        let name = "the image".to_owned();
+        let files = Files { name, parts: members.cloned().collect(), shape: Shape::Whole, bundle: None };
+        let container_format = ContainerFormat::Docker;
+        Chosen { files, container_format, described: None, last: true, image: true }
+    }
+
+    /// The disk of `stored`: its bytes, or those of the files that it names. `None` while some of them may still come.
+    fn chosen(
+        &self,
+        stored: &Stored,
+        container_format: ContainerFormat,
+        described: Option<Described>,
+    ) -> Result<Option<Chosen>, Violation> {
+        let files = Files::of(self, stored)?;
+        Ok(files.map(|files| Chosen { files, container_format, described, last: self.complete, image: false }))
     }
 
     /// Holds what the descriptions say against the members. `by_range` says that only texts were read, so that the digests of others
@@ -183,7 +265,7 @@ impl Contents {
             chosen.described.as_ref().map(|described| described.properties.clone()).unwrap_or_default();
         let Some((stored, text)) = self.text("mf")? else { return Ok(Some(properties)) };
         let descriptor = self.text("ovf")?.map(|(stored, _)| stored.member.name.as_str());
-        let needed = descriptor.into_iter().chain([chosen.member.name.as_str()]);
+        let needed = descriptor.into_iter().chain(chosen.files.names());
         if !manifest::check(text, self, needed, by_range)? {
             return Ok(None);
         }
@@ -203,7 +285,7 @@ impl Contents {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Stored> {
-        self.members.iter().find(|stored| !stored.member.folder && stored.member.name == name)
+        self.by_name.get(name).and_then(|number| self.members.get(*number))
     }
 
     /// The one text with this extension.
@@ -226,17 +308,27 @@ impl Chosen {
 
     /// The disk's bytes in `archive`.
     pub fn section<'a>(&self, archive: &'a mut dyn ReadAt) -> Section<'a> {
-        Section::new(archive, self.member.offset, self.member.size)
+        Section::new(archive, Parts::of(&self.files.parts))
+    }
+
+    /// Names of the files that the disk is made of.
+    pub fn names(&self) -> Vec<String> {
+        self.files.names().map(str::to_owned).collect()
+    }
+
+    /// Whether it is what the layers of a container image come to, and so no stretch of the archive.
+    pub fn is_image(&self) -> bool {
+        self.image
+    }
+
+    /// How the disk lies in them.
+    pub fn shape(&self) -> &Shape {
+        &self.files.shape
     }
 }
 
-/// Whether a name is one that only archives of container images have, by `docker save` or in the OCI layout.
-fn is_of_docker(name: &str) -> bool {
-    name == "oci-layout"
-        || name == "repositories"
-        || name == "blobs"
-        || name.starts_with("blobs/")
-        || name.ends_with("/layer.tar")
+pub(super) fn base_name(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
 }
 
 fn undecided(wanted: Option<&str>, count: usize, names: &[&str]) -> Violation {

@@ -5,26 +5,19 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    audit::{Audit, Slot},
-    contents::{Chosen, Contents, Search},
-    section::SectionFeed,
-};
+use super::{audit::Slot, contents::Chosen, docker, files::Described, section::Parts, stage::Stage};
 use crate::{
     error::{Error, Kind, Result},
-    io::{Feed, Fetch, Keep, Peeked, Pump, Spill, Window, WindowLimits},
-    model::{ContainerFormat, DigestAlgorithm, DiskFormat, Limits, Properties, Rule, Violation},
+    format::{self, LOOK, Shape},
+    io::{Feed, Fetch, Keep, Peeked},
+    model::{ContainerFormat, DiskFormat, Limits, Properties, Rule, Violation},
     source::RangeReader,
-    unpack::{self, HEAD, Packing, UnpackLimits, tar},
+    unpack::{self, Packing, tar},
 };
-
-/// What every member of an archive is digested with while its manifest may still come. Manifests after their files are written by
-/// tools that use one of these; SHA-512 is computed as well the second time, when it turned out to be needed.
-const ALGORITHMS: &[DigestAlgorithm] = &[DigestAlgorithm::Sha1, DigestAlgorithm::Sha256];
-const ALL_ALGORITHMS: &[DigestAlgorithm] = &[DigestAlgorithm::Sha1, DigestAlgorithm::Sha256, DigestAlgorithm::Sha512];
 
 /// Something around a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +29,8 @@ pub enum Layer {
 }
 
 impl Layer {
-    fn name(self) -> &'static str {
+    /// What messages call it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Packed(packing) => packing.name(),
             Self::Archive => "tar",
@@ -94,7 +88,10 @@ impl Wants {
     }
 
     /// The container found, which must be the declared one.
-    fn container(&self, found: ContainerFormat) -> Result<ContainerFormat, Violation> {
+    ///
+    /// # Errors
+    /// A violation if it is another one.
+    pub fn container(&self, found: ContainerFormat) -> Result<ContainerFormat, Violation> {
         match (self.container_format, found) {
             (Some(declared), ContainerFormat::Bare) if is_amazon(declared) => Ok(declared),
             // An appliance is a package in an archive of its own.
@@ -125,13 +122,21 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// Reads `base` bytes further back than it is asked for.
-    fn fetch(self, base: u64) -> Fetch {
+    /// Reads from those parts of the source, or from all of it.
+    pub(super) fn fetch(self, parts: Option<Parts>) -> Fetch {
         Box::new(move |offset, length| {
-            let read = self.reader.read_range(base.saturating_add(offset), length);
-            let read = self.handle.block_on(self.stop.run_until_cancelled(read));
-            read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "reading the source was cancelled")))
+            let Some(parts) = &parts else { return self.read(offset, length) };
+            match parts.locate(offset) {
+                Some((start, left)) if length <= left => self.read(start, length),
+                // What lies in two files comes with the stream.
+                _ => Ok(None),
+            }
         })
+    }
+
+    fn read(&self, offset: u64, length: u64) -> Result<Option<Bytes>> {
+        let read = self.handle.block_on(self.stop.run_until_cancelled(self.reader.read_range(offset, length)));
+        read.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "reading the source was cancelled")))
     }
 }
 
@@ -153,15 +158,52 @@ pub struct Wrapping {
     pub container_format: ContainerFormat,
     /// Whether a compression was.
     pub packed: bool,
-    archive: Option<Archive>,
+    around: Around,
 }
 
-struct Archive {
-    chosen: Chosen,
-    passed: Slot,
+/// Which archive was around a disk.
+enum Around {
+    Nothing,
+    /// None, if there is one file in the zip archive. Until its end has been seen, that is a guess.
+    OneFile(Box<Wants>),
+    Archive(Box<Archive>),
+    /// It is kept as it is.
+    Kept,
+}
+
+impl Around {
+    /// How the disk lies in its bytes.
+    fn shape(&self) -> &Shape {
+        match self {
+            Self::Nothing | Self::OneFile(_) => &Shape::Whole,
+            Self::Archive(archive) => &archive.shape,
+            Self::Kept => &Shape::Opaque,
+        }
+    }
+
+    /// What `error`, met in the disk, is worth: another disk may turn out to be meant, and that may be good.
+    fn doubt(&self, error: Error) -> Error {
+        match self {
+            Self::Archive(archive) => archive.chosen.doubt(error),
+            Self::OneFile(_) if error.violation().is_some() => {
+                Error::with_source(Kind::NeedsSpill, "what is refused may be one of several files", error)
+            }
+            _ => error,
+        }
+    }
+}
+
+pub(super) struct Archive {
+    pub chosen: Chosen,
+    pub shape: Shape,
+    /// What was taken of it.
+    pub parts: Vec<String>,
+    /// Whether it is a zip archive.
+    pub zipped: bool,
+    pub passed: Slot,
     /// What the disk's file turned out to be packed with.
-    packing: Option<Packing>,
-    wants: Wants,
+    pub packing: Option<Packing>,
+    pub wants: Wants,
 }
 
 /// Takes off what is around the disk in `feed`, which has `length` bytes if that is known.
@@ -170,75 +212,81 @@ struct Archive {
 /// A violation if there are more layers than there may be, or an archive holds no disk; else what `feed` says.
 pub fn peel(wants: &Wants, feed: impl Feed + 'static, length: Option<u64>, ranges: Option<Ranges>) -> Result<Peeled> {
     let feed: Box<dyn Feed> = Box::new(feed);
-    let mut stage = Stage { feed: Peeked::new(feed, HEAD)?, length, ranges, base: 0 };
-    let (mut layers, mut archive) = (Vec::new(), None::<Archive>);
-    while let Some(found) = layer(stage.feed.head()).filter(|_| !wants.keeps_layers()) {
-        let again = layers.iter().any(|layer| std::mem::discriminant(layer) == std::mem::discriminant(&found));
+    let stage = Stage { feed: Peeked::new(feed, LOOK)?, length, ranges, parts: None };
+    let mut peeling = Peeling { stage, layers: Vec::new(), zipped: false, around: Around::Nothing };
+    while let Some(found) = peeling.next().filter(|_| !wants.keeps_layers()) {
+        let again = peeling.layers.iter().any(|layer| std::mem::discriminant(layer) == std::mem::discriminant(&found));
         if again {
-            return Err(nested(&layers, found).into());
+            return Err(peeling.around.doubt(nested(&peeling.layers, found).into()));
         }
-        layers.push(found);
+        if let Err(violation) = format::check_layer(peeling.stage.feed.head(), found.name()) {
+            return Err(peeling.around.doubt(violation.into()));
+        }
+        peeling = peeling.take(found, wants)?;
+    }
+    let packed = peeling.layers.iter().any(|layer| matches!(layer, Layer::Packed(_)));
+    let container_format = match &peeling.around {
+        Around::Archive(archive) => archive.container()?,
+        Around::Kept => ContainerFormat::Docker,
+        Around::OneFile(_) => ContainerFormat::Compressed,
+        Around::Nothing if peeling.layers.is_empty() => wants.container(ContainerFormat::Bare)?,
+        Around::Nothing => wants.container(ContainerFormat::Compressed)?,
+    };
+    let wrapping = Wrapping { container_format, packed, around: peeling.around };
+    let Stage { feed, length, ranges, parts } = peeling.stage;
+    Ok(Peeled { feed: Box::new(feed), length, fetch: ranges.map(|ranges| ranges.fetch(parts)), wrapping })
+}
+
+/// A disk with some layers taken off.
+struct Peeling {
+    stage: Stage,
+    layers: Vec<Layer>,
+    /// Whether the archive that comes next is a zip archive.
+    zipped: bool,
+    around: Around,
+}
+
+impl Peeling {
+    /// What is around what comes next. The files of extents are in nothing, and what is kept is not looked into.
+    fn next(&self) -> Option<Layer> {
+        layer(self.stage.feed.head()).filter(|_| *self.around.shape() == Shape::Whole)
+    }
+
+    /// Takes off what is `found` next.
+    fn take(mut self, found: Layer, wants: &Wants) -> Result<Self> {
         match found {
+            Layer::Packed(Packing::Zip) if matches!(self.around, Around::Nothing) => {
+                let (stage, listing) = self.stage.list(wants)?;
+                let known = listing.is_some() || wants.keep == Keep::All;
+                if let Some(listing) = listing.filter(|listing| listing.files() > 1) {
+                    return Ok(Self { stage: stage.unzip(listing, &wants.limits)?, zipped: true, ..self });
+                }
+                let limits = &wants.limits;
+                self.stage = if known { stage.unpack(Packing::Zip, limits)? } else { stage.unzip_one(limits)? };
+                if !known {
+                    self.around = Around::OneFile(Box::new(wants.clone()));
+                }
+            }
             Layer::Packed(packing) => {
-                if let Some(archive) = &mut archive {
+                if let Around::Archive(archive) = &mut self.around {
                     archive.packing = Some(packing);
                 }
-                stage = stage.unpack(packing, &wants.limits)?;
+                self.stage = self.stage.unpack(packing, &wants.limits)?;
             }
             Layer::Archive => {
-                let (inner, found) = stage.enter(wants)?;
-                stage = inner;
-                archive = Some(found);
+                let feed: Box<dyn Feed> = Box::new(self.stage.feed);
+                self.stage.feed = Peeked::new(feed, docker::HEAD)?;
+                let image = docker::is_image(self.stage.feed.head());
+                if wants.container_format == Some(ContainerFormat::Docker) && !image {
+                    (self.stage, self.around) = (self.stage.keep()?, Around::Kept);
+                } else {
+                    let (stage, archive) = self.stage.enter(wants, image, self.zipped)?;
+                    (self.stage, self.around) = (stage, Around::Archive(Box::new(archive)));
+                }
             }
         }
-    }
-    let container_format = match &archive {
-        Some(archive) => archive.container()?,
-        None if layers.is_empty() => wants.container(ContainerFormat::Bare)?,
-        None => wants.container(ContainerFormat::Compressed)?,
-    };
-    let packed = layers.iter().any(|layer| matches!(layer, Layer::Packed(_)));
-    let wrapping = Wrapping { container_format, packed, archive };
-    let Stage { feed, length, ranges, base } = stage;
-    Ok(Peeled { feed: Box::new(feed), length, fetch: ranges.map(|ranges| ranges.fetch(base)), wrapping })
-}
-
-/// Bytes between two layers.
-struct Stage {
-    feed: Peeked<Box<dyn Feed>>,
-    length: Option<u64>,
-    ranges: Option<Ranges>,
-    /// Where in the source they begin, if it has ranges.
-    base: u64,
-}
-
-impl Stage {
-    fn unpack(self, packing: Packing, limits: &Limits) -> Result<Self> {
-        let unpacker = unpack::unpacker(packing, Box::new(self.feed), UnpackLimits::new(limits));
-        let feed: Box<dyn Feed> = Box::new(Pump::start("vitrine-unpack", unpacker)?);
-        Ok(Self { feed: Peeked::new(feed, HEAD)?, length: None, ranges: None, base: 0 })
-    }
-
-    /// Finds the disk in an archive.
-    fn enter(self, wants: &Wants) -> Result<(Self, Archive)> {
-        let Self { feed, length, ranges, base } = self;
-        let passed = Slot::default();
-        let algorithms = if wants.keep == Keep::All { ALL_ALGORITHMS } else { ALGORITHMS };
-        let audit = Pump::start("vitrine-archive", Audit::new(feed, algorithms, passed.clone()))?;
-        let limits = WindowLimits { memory: wants.limits.window_memory, tables: wants.limits.max_table_memory };
-        let fetch = ranges.clone().map(|ranges| ranges.fetch(base));
-        let spill = Spill::new(&wants.scratch, wants.limits.max_spill);
-        let mut window = Window::new(audit, length, Keep::Unread, spill, limits, fetch);
-        // Without ranges, what stands before the descriptor would have to wait for it, and mostly there is none.
-        let search = if ranges.is_some() || wants.keep == Keep::All { Search::Described } else { Search::First };
-        let wanted = wants.container_disk.as_deref();
-        let (_, chosen) = Contents::gather(&mut window.tables(), wanted, search)?;
-        let member = &chosen.member;
-        let feed: Box<dyn Feed> = Box::new(SectionFeed::new(window, member.offset, member.size, &member.name));
-        let base = base.saturating_add(member.offset);
-        let stage = Self { feed: Peeked::new(feed, HEAD)?, length: Some(member.size), ranges, base };
-        let archive = Archive { chosen, passed, packing: None, wants: wants.clone() };
-        Ok((stage, archive))
+        self.layers.push(found);
+        Ok(self)
     }
 }
 
@@ -246,12 +294,33 @@ impl Archive {
     /// What the archive is, which must be what was declared. One whose descriptor may still come is nothing for certain.
     fn container(&self) -> Result<ContainerFormat, Violation> {
         self.chosen.check_packing(self.packing)?;
-        let found = self.chosen.container_format;
+        let found = self.name(self.chosen.container_format);
         if self.chosen.described.is_none() && !self.chosen.last { Ok(found) } else { self.wants.container(found) }
+    }
+
+    /// A package is an appliance only as a tar archive.
+    fn name(&self, found: ContainerFormat) -> ContainerFormat {
+        if self.zipped && found == ContainerFormat::Ova { ContainerFormat::Ovf } else { found }
     }
 }
 
 impl Chosen {
+    pub(super) fn doubt(&self, error: Error) -> Error {
+        if error.violation().is_none() || self.last || self.described.is_some() {
+            return error;
+        }
+        let message = format!("{} is refused, and may not be the disk", self.files.name);
+        Error::with_source(Kind::NeedsSpill, message, error)
+    }
+
+    /// Holds the first bytes of the disk's file against what its descriptor says.
+    ///
+    /// # Errors
+    /// A violation if they differ.
+    pub fn check_head(&self, head: &[u8]) -> Result<(), Violation> {
+        self.files.bundle.as_ref().map_or(Ok(()), |bundle| bundle.check_head(head))
+    }
+
     /// Holds the packing found against what the descriptor says.
     ///
     /// # Errors
@@ -272,12 +341,15 @@ impl Chosen {
     /// # Errors
     /// A violation if they differ.
     pub fn check_size(&self, virtual_size: u64) -> Result<(), Violation> {
+        if let Some(bundle) = &self.files.bundle {
+            bundle.check_size(virtual_size)?;
+        }
         match &self.described {
-            Some(described) if described.disk.capacity != virtual_size => {
+            Some(Described { disk, .. }) if disk.capacity != virtual_size => {
                 let message = format!(
                     "the descriptor says that the disk has so many bytes, and it has {virtual_size}: one of them is of another machine"
                 );
-                Err(Violation::new(Rule::InvalidField, "capacity", described.disk.capacity, message))
+                Err(Violation::new(Rule::InvalidField, "capacity", disk.capacity, message))
             }
             _ => Ok(()),
         }
@@ -285,12 +357,33 @@ impl Chosen {
 }
 
 impl Wrapping {
+    /// How the disk lies in its bytes.
+    pub fn shape(&self) -> &Shape {
+        self.around.shape()
+    }
+
+    /// What was taken of an archive.
+    pub fn parts(&self) -> &[String] {
+        match &self.around {
+            Around::Archive(archive) => &archive.parts,
+            _ => &[],
+        }
+    }
+
+    /// What `error`, met in the disk, is worth: another disk may turn out to be meant, and that may be good.
+    pub fn doubt(&self, error: Error) -> Error {
+        self.around.doubt(error)
+    }
+
     /// Holds the size of the guest's disk, once it is known, against what the container says.
     ///
     /// # Errors
     /// A violation if they differ.
     pub fn check_size(&self, virtual_size: u64) -> Result<()> {
-        self.archive.as_ref().map_or(Ok(()), |archive| Ok(archive.chosen.check_size(virtual_size)?))
+        match &self.around {
+            Around::Archive(archive) => Ok(archive.chosen.check_size(virtual_size)?),
+            _ => Ok(()),
+        }
     }
 
     /// To be called when all bytes have passed: holds what the whole archive says against what was done.
@@ -299,18 +392,22 @@ impl Wrapping {
     /// A violation if a member is not as it is described; `NeedsSpill` if another disk turns out to be meant.
     pub fn conclude(&self, virtual_size: u64) -> Result<(ContainerFormat, Properties)> {
         self.check_size(virtual_size)?;
-        let Some(archive) = &self.archive else { return Ok((self.container_format, Properties::new())) };
-        let Archive { chosen, passed, packing, wants } = archive;
+        let archive = match &self.around {
+            Around::Archive(archive) => archive,
+            Around::OneFile(wants) => return Ok((wants.container(self.container_format)?, Properties::new())),
+            Around::Nothing | Around::Kept => return Ok((self.container_format, Properties::new())),
+        };
+        let Archive { chosen, passed, packing, wants, .. } = archive.as_ref();
         let contents = passed.lock().unwrap_or_else(PoisonError::into_inner).take();
         let contents = contents.ok_or_else(|| Error::new(Kind::Internal, "the archive's end was not seen"))?;
         let meant = contents.choose(wants.container_disk.as_deref())?;
         let meant = meant.ok_or_else(|| Error::new(Kind::Internal, "a whole archive that is not known"))?;
-        if meant.member != chosen.member {
-            return Err(again(wants.keep, &format!("the disk is {}, not {}", meant.member.name, chosen.member.name)));
+        if meant.files != chosen.files {
+            return Err(again(wants.keep, &format!("the disk is {}, not {}", meant.files.name, chosen.files.name)));
         }
         meant.check_packing(*packing)?;
         meant.check_size(virtual_size)?;
-        let container_format = wants.container(meant.container_format)?;
+        let container_format = wants.container(archive.name(meant.container_format))?;
         let properties = contents.check(&meant, false)?;
         let properties = properties
             .ok_or_else(|| again(wants.keep, "the manifest after its files has other digests than expected"))?;
@@ -319,7 +416,7 @@ impl Wrapping {
 }
 
 /// What needs the archive a second time. That it is not needed a third time is held by how it is read then.
-fn again(keep: Keep, why: &str) -> Error {
+pub(super) fn again(keep: Keep, why: &str) -> Error {
     let kind = if keep == Keep::All { Kind::Internal } else { Kind::NeedsSpill };
     Error::new(kind, format!("{why}, and that stands behind it in the archive"))
 }

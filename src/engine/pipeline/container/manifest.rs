@@ -52,7 +52,7 @@ pub(super) fn check<'a>(
     Ok(known)
 }
 
-fn digest(bytes: &[u8], algorithm: DigestAlgorithm) -> Option<Digest> {
+pub(super) fn digest(bytes: &[u8], algorithm: DigestAlgorithm) -> Option<Digest> {
     let mut set = DigestSet::new([algorithm]);
     set.update(bytes);
     set.finish().digests.pop()

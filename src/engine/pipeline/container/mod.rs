@@ -6,16 +6,21 @@
 //!                              └ sees every header and digests every member as they pass: conclude
 //! ```
 //!
-//! The disk of an archive is found at its beginning, or out of turn by range; what the whole archive says is held against that when
+//! A disk is a member, or several that a descriptor among them names. It is found at the archive's beginning, or out of turn by range; what the whole archive says is held against that when
 //! all of it has passed. Knows names of members only; nothing is ever opened by them.
 
 mod audit;
+mod bundle;
 mod certificate;
 mod contents;
+mod docker;
+mod files;
 mod layers;
 mod manifest;
 mod ovf;
 mod section;
+mod stage;
+mod xml;
 
 pub use contents::{Contents, Search};
 pub use layers::{Layer, Peeled, Ranges, Wants, Wrapping, layer, nested, peel};

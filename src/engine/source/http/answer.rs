@@ -127,6 +127,32 @@ pub(super) fn judge(
     }
 }
 
+/// Judges the head of an answer as a download does, with everything it looks at; for whoever feeds it nonsense. `asked` are the
+/// first byte and the end of the part asked for, in bytes. The length of the whole file, if the answer tells.
+///
+/// # Errors
+/// What a download would make of it.
+#[doc(hidden)]
+pub fn judge_head(
+    asked: Option<(u64, Option<u64>)>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: Option<u64>,
+) -> Result<Option<u64>> {
+    let (what, asked) = ("answer", asked.map(|(first, end)| Span { first, end }));
+    let answer = judge(what, asked, status, headers, body).and_then(|answer| {
+        check_encoding(what, "/disk.raw.gz", headers)?;
+        Ok(answer)
+    });
+    match answer.map_err(|fault| fault.into_error(what))? {
+        Answer::PastEnd(total) => Ok(Some(total)),
+        Answer::Whole(version) | Answer::Part(version) => {
+            version.check_unchanged(&version, what)?;
+            Ok(version.length)
+        }
+    }
+}
+
 fn judge_part(what: &str, asked: Span, headers: &HeaderMap, body: Option<u64>) -> Result<Answer, Fault> {
     let wrong = |found: &str| {
         Fault::passing(format!("{what}: asked for {}, and the server answered 206 with {found}", asked.to_header()))

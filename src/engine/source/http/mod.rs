@@ -35,6 +35,8 @@ use super::{
     address::{Scheme, Target},
 };
 use crate::error::{Error, Kind, Result};
+#[doc(hidden)]
+pub use answer::judge_head;
 pub use config::{HttpConfig, Parallel, Patience, ProxySettings, display_url};
 
 /// An image behind a URL.

@@ -10,11 +10,25 @@ pub(super) struct Header {
     pub name: Vec<u8>,
     pub size: u64,
     pub typeflag: u8,
+    /// What a link names.
+    pub link: Vec<u8>,
+    pub mode: u32,
+    pub owner: u64,
+    pub group: u64,
+    pub modified: u64,
+    pub device: (u32, u32),
 }
 
 /// Offset and length of the fields.
 const NAME: (usize, usize) = (0, 100);
+const MODE: (usize, usize) = (100, 8);
+const OWNER: (usize, usize) = (108, 8);
+const GROUP: (usize, usize) = (116, 8);
 const SIZE: (usize, usize) = (124, 12);
+const MODIFIED: (usize, usize) = (136, 12);
+const LINK: (usize, usize) = (157, 100);
+const MAJOR: (usize, usize) = (329, 8);
+const MINOR: (usize, usize) = (337, 8);
 const CHECKSUM: (usize, usize) = (148, 8);
 const TYPEFLAG: usize = 156;
 const MAGIC: (usize, usize) = (257, 8);
@@ -50,7 +64,20 @@ impl Header {
             let message = format!("the header at byte {at} of the archive does not tell its member's size");
             Violation::new(Rule::InvalidField, "size", found, message)
         })?;
-        Ok(Self { name, size, typeflag: block.get(TYPEFLAG).copied().unwrap_or(0) })
+        // Fields that a kind of member has no use for may hold anything.
+        let number = |at| number(field(block, at)).unwrap_or(0);
+        let narrow = |at| u32::try_from(number(at)).unwrap_or(u32::MAX);
+        Ok(Self {
+            name,
+            size,
+            typeflag: block.get(TYPEFLAG).copied().unwrap_or(0),
+            link: until_nul(field(block, LINK)).to_vec(),
+            mode: narrow(MODE),
+            owner: number(OWNER),
+            group: number(GROUP),
+            modified: number(MODIFIED),
+            device: (narrow(MAJOR), narrow(MINOR)),
+        })
     }
 }
 

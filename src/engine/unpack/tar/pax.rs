@@ -6,8 +6,17 @@ use crate::model::{Rule, Violation};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extension {
     pub path: Option<Vec<u8>>,
+    pub link: Option<Vec<u8>>,
     pub size: Option<u64>,
+    pub owner: Option<u64>,
+    pub group: Option<u64>,
+    pub modified: Option<u64>,
+    /// Extended attributes, by their keywords.
+    pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
 }
+
+/// Beginning of the keywords of extended attributes.
+const ATTRIBUTE: &[u8] = b"SCHILY.xattr.";
 
 impl Extension {
     /// Reads the records of a pax header into this.
@@ -22,10 +31,16 @@ impl Extension {
             })?;
             match keyword {
                 b"path" => self.path = Some(value.to_vec()),
-                b"size" => {
-                    let text = String::from_utf8_lossy(value);
-                    self.size = Some(text.parse().map_err(|_| broken(&format!("size={}", text.escape_debug())))?);
+                b"linkpath" => self.link = Some(value.to_vec()),
+                b"size" => self.size = Some(number("size", value)?),
+                b"uid" => self.owner = Some(number("uid", value)?),
+                b"gid" => self.group = Some(number("gid", value)?),
+                // Fractions of a second are not kept, and times before 1970 are that.
+                b"mtime" => {
+                    let seconds = value.split(|byte| *byte == b'.').next().unwrap_or_default();
+                    self.modified = Some(if seconds.starts_with(b"-") { 0 } else { number("mtime", seconds)? });
                 }
+                _ if keyword.starts_with(ATTRIBUTE) => self.attributes.push((keyword.to_vec(), value.to_vec())),
                 _ if keyword.starts_with(b"GNU.sparse.") => return Err(sparse()),
                 _ => {}
             }
@@ -33,6 +48,11 @@ impl Extension {
         }
         Ok(())
     }
+}
+
+fn number(keyword: &str, value: &[u8]) -> Result<u64, Violation> {
+    let text = String::from_utf8_lossy(value);
+    text.parse().map_err(|_| broken(&format!("{keyword}={}", text.escape_debug())))
 }
 
 /// Keyword, value and what follows the first record.

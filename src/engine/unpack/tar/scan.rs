@@ -1,9 +1,9 @@
 //! Goes from header to header, whoever reads them.
 
 use super::{
-    BLOCK, Member,
+    BLOCK, Entry,
     header::{Header, has_magic},
-    pax::{Extension, sparse},
+    pax::Extension,
 };
 use crate::model::{Rule, Violation};
 
@@ -26,8 +26,8 @@ pub enum Item {
         /// In bytes, without padding.
         length: usize,
     },
-    /// A member.
-    Member(Member),
+    /// A file, or another thing with a name.
+    Entry(Entry),
     /// The first of the two blocks of zeros that end an archive.
     Zeros,
     /// The second: nothing but zeros may follow.
@@ -35,17 +35,29 @@ pub enum Item {
 }
 
 /// Where in an archive one is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Scan {
     at: u64,
     headers: u32,
+    max_headers: u32,
     zeros: bool,
     /// Typeflag of the extended header whose body is awaited.
     awaited: Option<(u8, u64)>,
     extension: Extension,
 }
 
+impl Default for Scan {
+    fn default() -> Self {
+        Self::new(MAX_HEADERS)
+    }
+}
+
 impl Scan {
+    /// At the beginning of an archive of up to this many headers.
+    pub fn new(max_headers: u32) -> Self {
+        Self { at: 0, headers: 0, max_headers, zeros: false, awaited: None, extension: Extension::default() }
+    }
+
     /// Where the next header, or the body that was announced, stands.
     pub fn at(&self) -> u64 {
         self.at
@@ -65,14 +77,14 @@ impl Scan {
             return Err(trailing(at));
         }
         self.headers = self.headers.saturating_add(1);
-        if self.headers > MAX_HEADERS {
-            let message = format!("an archive of up to {MAX_HEADERS} headers is read: put fewer files into it");
+        if self.headers > self.max_headers {
+            let message = format!("an archive of up to {} headers is read: put fewer files into it", self.max_headers);
             return Err(Violation::new(Rule::SizeLimit, "headers", self.headers, message));
         }
         let header = Header::parse(block, at)?;
         match header.typeflag {
             b'x' | b'g' | b'L' | b'K' => self.await_extension(&header),
-            _ => self.member(&header).map(Item::Member),
+            _ => self.entry(header).map(Item::Entry),
         }
     }
 
@@ -91,8 +103,10 @@ impl Scan {
                 self.extension.path = Some(body.split(|b| *b == 0).next().unwrap_or_default().to_vec());
                 Ok(())
             }
-            // The target of a link, and links are refused.
-            _ => Ok(()),
+            _ => {
+                self.extension.link = Some(body.split(|b| *b == 0).next().unwrap_or_default().to_vec());
+                Ok(())
+            }
         }
     }
 
@@ -105,29 +119,37 @@ impl Scan {
         Ok(Item::Extension { length })
     }
 
-    fn member(&mut self, header: &Header) -> Result<Member, Violation> {
+    fn entry(&mut self, header: Header) -> Result<Entry, Violation> {
         let extension = std::mem::take(&mut self.extension);
-        let raw = extension.path.unwrap_or_else(|| header.name.clone());
+        let raw = extension.path.unwrap_or(header.name);
         let (name, trailing_slash) = clean_name(&raw)?;
         // Before typeflags there were, a folder had a name with a slash at its end.
-        let folder = match header.typeflag {
-            b'0' | b'7' | 0 => trailing_slash,
-            b'5' => true,
-            b'1' | b'2' => return Err(link(&name)),
-            b'S' => return Err(sparse()),
-            other => {
-                let message = format!(
-                    "{name} is a device, a pipe or another thing that holds no bytes of its own: leave it out of the archive"
-                );
-                return Err(Violation::new(Rule::InvalidField, "typeflag", char::from(other).escape_debug(), message));
-            }
+        let typeflag = match header.typeflag {
+            b'0' | b'7' | 0 if trailing_slash => b'5',
+            b'7' | 0 => b'0',
+            other => other,
         };
-        let size = if folder { 0 } else { extension.size.unwrap_or(header.size) };
+        // Nothing follows the header of what has no bytes, whatever it says.
+        let empty = matches!(typeflag, b'1'..=b'6');
+        let size = if empty { 0 } else { extension.size.unwrap_or(header.size) };
         let offset = self.at;
         self.at = offset.checked_add(padded(size)).filter(|_| size < u64::MAX / 2).ok_or_else(|| {
-            Violation::new(Rule::InvalidField, "size", size, format!("{name} is larger than anything can be"))
+            let message = format!("{} is larger than anything can be", shown(&name));
+            Violation::new(Rule::InvalidField, "size", size, message)
         })?;
-        Ok(Member { name, folder, offset, size })
+        Ok(Entry {
+            name,
+            typeflag,
+            offset,
+            size,
+            link: extension.link.unwrap_or(header.link),
+            mode: header.mode,
+            owner: extension.owner.unwrap_or(header.owner),
+            group: extension.group.unwrap_or(header.group),
+            modified: extension.modified.unwrap_or(header.modified),
+            device: header.device,
+            attributes: extension.attributes,
+        })
     }
 }
 
@@ -143,28 +165,25 @@ fn padded(size: u64) -> u64 {
 }
 
 /// The name without `./` at its beginning and `/` at its end, and whether there was one at its end.
-fn clean_name(raw: &[u8]) -> Result<(String, bool), Violation> {
-    let text = String::from_utf8_lossy(raw);
-    let wrong = |message: &str| {
-        let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-        Err(Violation::new(Rule::InvalidField, "name", shown, message))
-    };
-    if text.starts_with('/') {
+fn clean_name(raw: &[u8]) -> Result<(Vec<u8>, bool), Violation> {
+    let wrong = |message: &str| Err(Violation::new(Rule::InvalidField, "name", shown(raw), message));
+    if raw.starts_with(b"/") {
         return wrong(
             "an absolute name in an archive means a place of the machine it is unpacked on: use relative ones",
         );
     }
-    if text.split('/').any(|part| part == "..") {
+    let parts = || raw.split(|byte| *byte == b'/');
+    if parts().any(|part| part == b"..") {
         return wrong("a name with `..` in it leads out of the archive: use names inside of it");
     }
-    if text.chars().any(char::is_control) || text.len() > 4096 {
+    if raw.iter().any(u8::is_ascii_control) || raw.len() > 4096 {
         return wrong("a name has up to 4096 characters that can be shown");
     }
-    let parts: Vec<_> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    Ok((parts.join("/"), text.ends_with('/')))
+    let parts: Vec<_> = parts().filter(|part| !part.is_empty() && *part != b".").collect();
+    Ok((parts.join(&b'/'), raw.ends_with(b"/")))
 }
 
-fn link(name: &str) -> Violation {
-    let message = "a link in an archive names another file: put the file itself there";
-    Violation::new(Rule::ExternalDataFile, "typeflag", name, message)
+/// A name as a person may read it.
+pub(super) fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().take(80).flat_map(char::escape_debug).collect()
 }

@@ -6,10 +6,10 @@ use crate::{model::Rule, unpack::codec::Fault};
 /// Signatures.
 pub(in crate::unpack) const LOCAL: [u8; 4] = *b"PK\x03\x04";
 pub(in crate::unpack) const SPANNED: [u8; 4] = *b"PK\x07\x08";
-const CENTRAL: [u8; 4] = *b"PK\x01\x02";
-const END_64: [u8; 4] = *b"PK\x06\x06";
-const LOCATOR_64: [u8; 4] = *b"PK\x06\x07";
-const END: [u8; 4] = *b"PK\x05\x06";
+pub(super) const CENTRAL: [u8; 4] = *b"PK\x01\x02";
+pub(super) const END_64: [u8; 4] = *b"PK\x06\x06";
+pub(super) const LOCATOR_64: [u8; 4] = *b"PK\x06\x07";
+pub(super) const END: [u8; 4] = *b"PK\x05\x06";
 
 /// General purpose bits: encrypted, data descriptor, patch, strong encryption, masked headers.
 const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
@@ -25,7 +25,8 @@ const AES: u16 = 99;
 pub(super) struct Entry {
     name: Vec<u8>,
     method: u16,
-    offset: u64,
+    /// Where its header stands.
+    pub offset: u64,
     /// Whether lengths and checksum stand behind the data.
     pub described: bool,
     pub folder: bool,
@@ -38,6 +39,15 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Its length by its header.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Takes what was seen for what was said.
     pub fn settle(&mut self) {
         (self.packed, self.size, self.crc) = (self.seen_packed, self.seen_size, self.seen_crc);
@@ -197,6 +207,15 @@ fn same(record: &[u8], entry: &Entry) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Where the local header stands that a record of the directory is of, how long the file is, and whether it is none but a folder.
+pub(super) fn listed(record: &[u8]) -> Result<(u64, u64, bool), Fault> {
+    let (name, extra) = name_and_extra(record, 46, 28)?;
+    let mut wide = Wide::of(extra);
+    let size = wide.or(le_u32(record, 24)?)?;
+    wide.or(le_u32(record, 20)?)?;
+    Ok((wide.or(le_u32(record, 42)?)?, size, name.ends_with(b"/")))
+}
+
 /// Length of the part of a record that all of its kind have.
 pub(super) fn fixed_length(held: &[u8]) -> Result<usize, Fault> {
     Ok(match held.first_chunk() {
@@ -262,15 +281,15 @@ fn name_and_extra(record: &[u8], fixed: usize, lengths: usize) -> Result<(&[u8],
     Ok((name, rest.get(..extra).ok_or_else(short)?))
 }
 
-fn le_u16(bytes: &[u8], at: usize) -> Result<u16, Fault> {
+pub(super) fn le_u16(bytes: &[u8], at: usize) -> Result<u16, Fault> {
     bytes.get(at..).and_then(|b| b.first_chunk()).map(|b| u16::from_le_bytes(*b)).ok_or_else(short)
 }
 
-fn le_u32(bytes: &[u8], at: usize) -> Result<u32, Fault> {
+pub(super) fn le_u32(bytes: &[u8], at: usize) -> Result<u32, Fault> {
     bytes.get(at..).and_then(|b| b.first_chunk()).map(|b| u32::from_le_bytes(*b)).ok_or_else(short)
 }
 
-fn le_u64(bytes: &[u8], at: usize) -> Result<u64, Fault> {
+pub(super) fn le_u64(bytes: &[u8], at: usize) -> Result<u64, Fault> {
     bytes.get(at..).and_then(|b| b.first_chunk()).map(|b| u64::from_le_bytes(*b)).ok_or_else(short)
 }
 
@@ -282,7 +301,7 @@ fn split() -> Fault {
     refuse(Rule::UnsupportedFormat, "disk number", "split", "an archive in several parts is not put together")
 }
 
-fn differs(what: &str) -> Fault {
+pub(super) fn differs(what: &str) -> Fault {
     let message = "the central directory does not agree with what stands in the archive, so that other programs see another file in it";
     refuse(Rule::InvalidField, "central directory", what, message)
 }

@@ -1,6 +1,7 @@
 //! The rules of streams: of their grains, and of what stands behind them.
 
-use vitrine_engine::{format::Order, model::Rule};
+use bytes::Bytes;
+use vitrine_engine::{error::Result, format::Order, io::ReadAt, model::Rule};
 
 use crate::disk::Memory;
 
@@ -11,6 +12,19 @@ use super::{
     },
     Case, Seen, assert_refused, case,
 };
+
+/// A file on another machine.
+struct Far(Memory);
+
+impl ReadAt for Far {
+    fn length(&self) -> Option<u64> {
+        self.0.length()
+    }
+
+    fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        self.0.read_up_to(offset, length)
+    }
+}
 
 /// A stream of two grains in one table that `change` damages before its end is written.
 fn stream(name: &str, rule: Rule, says: (&'static str, &str), seen: Seen, change: impl Fn(&mut Stream)) -> Case {
@@ -81,7 +95,7 @@ fn every_rule_of_grains() {
     reaching.grain(0, &noise()).grain(1, &noise()).table(0).end();
     reaching.bytes[128 * 512 + 8..][..4].copy_from_slice(&100_000_u32.to_le_bytes());
     // Where a look at every marker would cost too much, the grain itself shows it.
-    let mut far = Memory { bytes: reaching.bytes.clone().into(), streamed: true };
+    let mut far = Far(Memory::new(reaching.bytes.clone()));
     let error = content(&mut far, Order::Tables, u64::MAX).unwrap_err();
     assert_eq!(error.violation().unwrap().rule, Rule::TableOverlap, "{error}");
     let error = content_of(&reaching.bytes.into(), Order::Tables).unwrap_err();

@@ -56,6 +56,7 @@ struct Faults<'a> {
     replace: Option<&'a Content>,
     content_range: i64,
     offset: i64,
+    end: Option<u64>,
     framing: Option<Framing>,
     conduct: Conduct,
 }
@@ -72,6 +73,7 @@ impl<'a> Faults<'a> {
                 Fault::WrongContentRange(by) => all.content_range = *by,
                 Fault::WrongOffset(by) => all.offset = *by,
                 Fault::WrongLength(by) => all.framing = Some(Framing::Length { lie: *by }),
+                Fault::EndAfter(bytes) => all.end = Some(*bytes),
                 Fault::Chunked => all.framing = Some(Framing::Chunked),
                 Fault::UntilClose => all.framing = Some(Framing::UntilClose),
                 Fault::Status(status) => all.status = Some(*status),
@@ -163,7 +165,7 @@ impl Answer {
         let unchanged = request.header("if-range").is_none_or(|value| identity.iter().any(|(_, known)| known == value));
         let wanted = request.wanted(len).filter(|_| unchanged && !faults.ignore_range);
         let framing = faults.framing.unwrap_or(Framing::Length { lie: 0 });
-        let answer = match wanted {
+        let mut answer = match wanted {
             Some(Wanted::Nothing) => return Self::status(416).with("Content-Range", format!("bytes */{len}")),
             Some(Wanted::Part { first, last }) => {
                 let shown = |position: u64| position.saturating_add_signed(faults.content_range);
@@ -173,6 +175,9 @@ impl Answer {
             }
             None => Self { part: Some(Part { body: content.body.clone(), offset: 0, len }), ..Self::status(200) },
         };
+        if let (Some(part), Some(end)) = (&mut answer.part, faults.end) {
+            part.len = part.len.min(end);
+        }
         let answer = if faults.ignore_range { answer } else { answer.with("Accept-Ranges", "bytes") };
         Self { framing, ..answer }.with("Content-Type", "application/octet-stream")
     }

@@ -42,6 +42,8 @@ pub enum Fault {
     WrongLength(i64),
     /// Sends the body in chunks, its length unsaid.
     Chunked,
+    /// Ends the body properly after so many bytes, as if that were all of it. `Content-Range` stays as it would be.
+    EndAfter(u64),
     /// Sends the body until the connection closes, its length unsaid.
     UntilClose,
     /// Answers with this status and no body worth reading.

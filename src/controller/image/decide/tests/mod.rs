@@ -62,7 +62,7 @@ fn a_new_image_is_imported_by_a_live_node() {
     world.step();
     assert_eq!((kstatus(&world), world.phase()), ("Current", ImagePhase::Active));
     let status = world.status();
-    assert_eq!((status.revision, status.content_digest.as_deref()), (Some(1), Some("blake3:one")));
+    assert_eq!((status.revision, status.content.unwrap().content_digest), (Some(1), "blake3:one".into()));
     assert_eq!(status.locations[0].node.as_deref(), Some("a"));
     assert_eq!((status.attempt, status.progress), (None, None));
     assert!(world.tasks.is_empty());
@@ -78,7 +78,7 @@ fn an_edited_source_is_imported_while_the_old_content_serves() {
     world.step();
     assert_eq!((kstatus(&world), world.phase()), ("InProgress", ImagePhase::Active));
     assert!(ready(&world).1.contains("revision 1 goes on serving"), "{:?}", ready(&world));
-    assert_eq!(world.status().content_digest.as_deref(), Some("blake3:one"));
+    assert_eq!(world.status().content.unwrap().content_digest, "blake3:one");
     assert_eq!(world.only_task().spec.revision, 2);
 
     world.agent_succeeds("blake3:two");
@@ -204,6 +204,18 @@ fn a_read_only_store_keeps_what_it_has_and_takes_nothing() {
     world.step();
     assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("Failed", reasons::INVALID_CONFIGURATION));
     assert!(ready(&world).1.contains("read-only") && world.tasks.is_empty());
+}
+
+#[test]
+fn a_store_that_could_vanish_under_an_import_is_waited_for() {
+    let mut world = World::new(&["a"], &["fast"]);
+    world.change_store("fast", |store| store.metadata.finalizers = None);
+    world.step();
+    assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("InProgress", reasons::WAITING));
+    assert!(ready(&world).1.contains("ImageStore fast") && world.tasks.is_empty(), "{:?}", ready(&world));
+    world.change_store("fast", |store| store.metadata.finalizers = Some(vec![identity::FINALIZER.to_owned()]));
+    world.step();
+    assert_eq!(world.only_task().spec.action, Action::Import);
 }
 
 #[test]

@@ -13,8 +13,8 @@ use vitrine_engine::model::{ContainerFormat, DiskFormat};
 use super::super::{Decision, Observed, RetryPolicy, decide};
 use crate::{
     api::{
-        Image, ImagePhase, ImageSpec, ImageStatus, ImageStore, ImageTask, ImageTaskStatus, ImportResult, Progress,
-        StoreReport, TaskFailure, TaskLocation, TaskPhase, identity,
+        Content, Image, ImagePhase, ImageSpec, ImageStatus, ImageStore, ImageTask, ImageTaskStatus, ImportResult,
+        Progress, StoreReport, TaskFailure, TaskLocation, TaskPhase, identity,
     },
     controller::{
         fleet::Fleet,
@@ -271,13 +271,15 @@ impl World {
             status.phase = Some(TaskPhase::Succeeded);
             status.finished_at = Some(Time(now));
             status.result = spec.import.as_ref().map(|order| ImportResult {
-                disk_format: DiskFormat::Qcow2,
-                container_format: ContainerFormat::Bare,
-                properties: BTreeMap::new(),
-                virtual_size: 10 << 30,
-                size: 600 << 20,
-                digests: vec![SHA256.into()],
-                content_digest: content_digest.into(),
+                content: Content {
+                    disk_format: DiskFormat::Qcow2,
+                    container_format: ContainerFormat::Bare,
+                    properties: BTreeMap::new(),
+                    virtual_size: 10 << 30,
+                    size: 600 << 20,
+                    digests: vec![SHA256.into()],
+                    content_digest: content_digest.into(),
+                },
                 locations: order
                     .stores
                     .iter()

@@ -4,13 +4,10 @@
 
 mod hardware;
 mod units;
-mod xml;
-
-pub use xml::MAX_LENGTH;
 
 use hardware::Hardware;
-use xml::Element;
 
+use super::xml::{self, Element};
 use crate::model::{Properties, Rule, Violation};
 
 /// What a descriptor says.
@@ -39,7 +36,7 @@ impl Descriptor {
     /// # Errors
     /// A violation if it is none, or a disk of it lies in a way that is not read.
     pub fn parse(bytes: &[u8]) -> Result<Self, Violation> {
-        let root = xml::parse(bytes)?;
+        let root = xml::parse(bytes, "ovf descriptor")?;
         if root.name != "Envelope" {
             let message = "the OVF descriptor has another root element than Envelope: it is none";
             return Err(Violation::new(Rule::InvalidField, "ovf descriptor", root.name, message));

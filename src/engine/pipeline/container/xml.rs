@@ -1,4 +1,4 @@
-//! A small document in memory. Entities are not expanded, and there is a bound on everything.
+//! A small XML document in memory. Entities are not expanded, and there is a bound on everything.
 
 use quick_xml::{
     Reader, XmlVersion,
@@ -8,7 +8,7 @@ use quick_xml::{
 use crate::model::{Rule, Violation};
 
 /// Length of a descriptor in bytes. Those of appliances with dozens of disks and networks have some 100 KiB.
-pub const MAX_LENGTH: u64 = 1 << 20;
+pub(super) const MAX_LENGTH: u64 = 1 << 20;
 /// Elements inside of elements. A descriptor has about ten.
 const MAX_DEPTH: usize = 32;
 /// Elements in all, so that a text of empty ones does not take a hundred times its own memory.
@@ -52,11 +52,20 @@ impl Element {
     }
 }
 
-/// Reads a document.
+/// Reads a document, which messages call `what`.
 ///
 /// # Errors
 /// A violation if it is none, has a DTD or entities of its own, or is past a bound.
-pub(super) fn parse(bytes: &[u8]) -> Result<Element, Violation> {
+pub(super) fn parse(bytes: &[u8], what: &'static str) -> Result<Element, Violation> {
+    read(bytes).map_err(|(place, why)| {
+        Violation::new(Rule::InvalidField, what, place, format!("the {what} cannot be read: {why}"))
+    })
+}
+
+/// Where a document is broken, and how.
+type Fault = (String, String);
+
+fn read(bytes: &[u8]) -> Result<Element, Fault> {
     let text =
         std::str::from_utf8(bytes).map_err(|e| broken(&format!("byte {}", e.valid_up_to()), "it is not UTF-8"))?;
     let mut reader = Reader::from_str(text.trim_start_matches('\u{feff}'));
@@ -108,12 +117,12 @@ fn add_text(open: &mut [Element], text: &str) {
 }
 
 /// What `&name;` stands for, if it is one of those that every document has.
-fn resolve(name: &str, place: &str) -> Result<String, Violation> {
+fn resolve(name: &str, place: &str) -> Result<String, Fault> {
     let text = quick_xml::escape::unescape(&format!("&{name};")).map(std::borrow::Cow::into_owned);
     text.map_err(|_| broken(place, "it uses an entity of its own, which is not expanded"))
 }
 
-fn element(start: &BytesStart<'_>, place: &str) -> Result<Element, Violation> {
+fn element(start: &BytesStart<'_>, place: &str) -> Result<Element, Fault> {
     let mut attributes: Vec<(String, String)> = Vec::new();
     // The reader's own check for duplicates takes quadratic time.
     for attribute in start.attributes().with_checks(false) {
@@ -129,7 +138,6 @@ fn element(start: &BytesStart<'_>, place: &str) -> Result<Element, Violation> {
     Ok(Element { name, attributes, ..Element::default() })
 }
 
-fn broken(place: &str, why: &str) -> Violation {
-    let message = format!("the OVF descriptor cannot be read: {why}");
-    Violation::new(Rule::InvalidField, "ovf descriptor", place, message)
+fn broken(place: &str, why: &str) -> Fault {
+    (place.to_owned(), why.to_owned())
 }
