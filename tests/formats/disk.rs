@@ -30,6 +30,10 @@ impl ReadAt for Memory {
         let end = start.saturating_add(length).min(self.bytes.len());
         Ok(self.bytes.slice(start..end))
     }
+
+    fn is_near(&self) -> bool {
+        !self.streamed
+    }
 }
 
 /// Calls `data` for every stretch that is not a hole, ascending; the virtual size. `most` is what is asked for at once.

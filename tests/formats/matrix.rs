@@ -64,12 +64,9 @@ impl Theirs {
     /// Whether qemu-img makes such a disk, and it is worth reading.
     fn takes(&self, size: u64) -> bool {
         let (least, most) = match (self.driver, self.options) {
-            // A file without bytes is no disk.
-            ("raw", _) => (1, u64::MAX),
-            ("vmdk", _) => (1, u64::MAX),
+            // A file without bytes is no disk, qemu-img makes no empty vmdk, and does not open the empty vhdx that it makes.
+            ("raw" | "vmdk", _) | ("vhdx", "block_size=1M") => (1, u64::MAX),
             ("vpc", options) => (u64::from(options.contains("fixed")), VHD_MOST),
-            // It makes one and does not open it.
-            ("vhdx", "block_size=1M") => (1, u64::MAX),
             _ => (0, u64::MAX),
         };
         (least..=most).contains(&size) && (!self.is_flat() || size < 64 * MIB)
@@ -159,8 +156,11 @@ fn disks() -> Vec<Disk> {
     disks
 }
 
-/// Names and places of data: where, how much, and whether it is noise.
-fn patterns(size: u64) -> Vec<(&'static str, Vec<(u64, u64, bool)>)> {
+/// Data: where, how much, and whether it is noise.
+type Place = (u64, u64, bool);
+
+/// Names and places of data.
+fn patterns(size: u64) -> Vec<(&'static str, Vec<Place>)> {
     let last = size.saturating_sub(1);
     let full = vec![(0, size, true)];
     let ends = vec![(0, 1, true), (last, 1, true)];

@@ -6,7 +6,6 @@ mod text;
 use bytes::Bytes;
 use vitrine_engine::{
     format::{self, Order},
-    io::FileReader,
     model::{DiskFormat, Limits, Rule},
 };
 
@@ -19,13 +18,10 @@ use crate::disk::Memory;
 /// Where inspection sees the problem.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Seen {
-    /// In the header, the descriptor or a table.
+    /// In the header, the descriptor, a table, or between the grains.
     Tables,
     /// Only when grains are read.
     Data,
-    /// Only when the markers of grains are read: from end to end, or in a file of this machine. By its tables it is a good disk, as it
-    /// is for qemu-img.
-    Stream,
 }
 
 /// A broken file.
@@ -50,22 +46,12 @@ fn complaints(case: &Case) -> Vec<String> {
         }
     };
     for order in [Order::Tables, Order::Stream] {
-        if order == Order::Tables && case.seen == Seen::Stream {
-            continue;
-        }
         let error = content_of(&case.bytes, order).err();
         let violation = error.map(|e| e.violation().unwrap_or_else(|| panic!("{}: {e}", case.name)).clone());
         judge(&format!("{order:?}"), violation.map(|v| (v.rule, v.field, v.value)));
     }
     let inspected =
         format::inspect(&mut Memory::new(case.bytes.clone()), Some(DiskFormat::Vmdk), &Limits::default()).unwrap();
-    if case.seen == Seen::Stream {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), &case.bytes).unwrap();
-        let mut near = FileReader::open(file.path()).unwrap();
-        let inspected = format::inspect(&mut near, Some(DiskFormat::Vmdk), &Limits::default()).unwrap();
-        judge("inspect a file", inspected.reasons.into_iter().next().map(|v| (v.rule, v.field, v.value)));
-    }
     if case.seen == Seen::Tables {
         // The first reason is the one that import gives.
         judge("inspect", inspected.reasons.into_iter().next().map(|v| (v.rule, v.field, v.value)));
