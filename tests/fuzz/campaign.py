@@ -30,7 +30,7 @@ FLAGS = ("-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-
 # A single allocation is bounded by the limits that the targets set; threads and quarantine of the sanitizer come on top in all.
 LIMITS = ["-timeout=20", "-malloc_limit_mb=160", "-rss_limit_mb=2048", "-max_len=32768", "-detect_leaks=0"]
 SLICE = 120  # seconds of wall time between looks at the CPU time
-MAX_TREE_FILES = 24  # of a target, beside the hand-made ones: a replay takes a moment
+MAX_TREE_FILES = 32  # of a target, beside the hand-made ones: a replay takes a moment
 MAX_TREE_FILE = 8 << 10  # bytes
 NAMES = re.findall(r'Target \{ name: "(\w+)"', (HERE / "src/lib.rs").read_text())
 
@@ -84,7 +84,7 @@ def run(program, name, minutes):
 
 
 def minimise(program, name):
-    """Adds to the tree the smallest files of the working corpus that reach what the tree's do not."""
+    """Adds to the tree files of the working corpus that reach code which the tree's do not, as few as do."""
     with tempfile.TemporaryDirectory() as new, open(WORK / f"{name}.merge.log", "w") as log:
         small = Path(new) / "small"
         merged = Path(new) / "merged"
@@ -97,7 +97,7 @@ def minimise(program, name):
         for file in (WORK / "corpus" / name).iterdir():
             if file.stat().st_size <= MAX_TREE_FILE:
                 shutil.copy(file, small / file.name)
-        fuzzer(program, name, ["-merge=1", *LIMITS, merged, small], log)
+        fuzzer(program, name, ["-set_cover_merge=1", "-use_counters=0", *LIMITS, merged, small], log)
         added = sorted((file for file in merged.iterdir() if file.name not in mine), key=lambda file: file.stat().st_size)
         for file in added[:MAX_TREE_FILES]:
             shutil.copy(file, HERE / "corpus" / name / file.name[:12])
