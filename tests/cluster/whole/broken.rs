@@ -7,7 +7,7 @@ use vitrine_harness::{Content, Fault, Route, qemu};
 use super::site::{Site, condition, file, is, phase};
 use crate::node::{
     disks::{entries, raw, sha256, sha256_of},
-    lab::Node,
+    lab::{Node, until},
 };
 
 /// The last failure, by reason, rule and message.
@@ -39,6 +39,9 @@ async fn a_wrong_checksum_stalls_the_image_until_it_is_corrected() {
     site.patch("disk", checksum(&sha256(&disk))).await;
     let image = site.active("t", "disk").await;
     assert!(!is(&image, "Stalled", "True"));
+    // The first revision is removed when the one that takes its place serves already.
+    let only = format!("{}-r3", image.metadata.uid.as_deref().unwrap());
+    until("the old revision is removed", async || (entries(&node.store()) == [only.clone()]).then_some(())).await;
     node.assert_clean();
 }
 
