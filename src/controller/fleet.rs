@@ -50,6 +50,8 @@ pub struct Fleet {
     started: Instant,
     /// When the API server was last asked for all Leases, and answered: what was overdue then is so for certain.
     confirmed: Option<Instant>,
+    /// Whether the API server was away when it was last heard of.
+    away: bool,
     /// How long a Lease must be missing before its node counts as gone: an agent that lives makes it anew much sooner.
     grace: Duration,
 }
@@ -97,6 +99,7 @@ impl Fleet {
             missing: BTreeMap::new(),
             started,
             confirmed: None,
+            away: false,
             grace,
         }
     }
@@ -145,10 +148,18 @@ impl Fleet {
         }
     }
 
-    /// Whether somebody is overdue, and it is not certain yet that this is their own fault.
+    /// Takes note that the API server did not answer. Nobody is declared lost before it does, and then everybody gets a full term:
+    /// while it was away, nobody could renew anything.
+    pub fn note_outage(&mut self) {
+        self.away = true;
+    }
+
+    /// Whether the API server has to be asked: it was away, or somebody is overdue, and it is not certain yet that this is their own
+    /// fault.
     pub fn is_in_doubt(&self, now: Instant) -> bool {
         let unsure = |since: Instant, term: Duration| is_over(since, term, now) && !self.is_confirmed(since, term);
-        self.agents.values().any(|agent| unsure(agent.changed, agent.duration))
+        self.away
+            || self.agents.values().any(|agent| unsure(agent.changed, agent.duration))
             || self.missing.values().any(|since| unsure(*since, self.grace))
             || unsure(self.started, self.grace)
     }
@@ -158,8 +169,12 @@ impl Fleet {
         self.is_confirmed(self.started, self.grace)
     }
 
-    /// Takes note that the API server, asked at `asked`, told of all Leases: now those may be declared lost who were overdue then.
+    /// Takes note that the API server, asked at `asked`, told of all Leases: now those may be declared lost who were overdue then, or,
+    /// after an outage, have a full term from then on.
     pub fn confirm(&mut self, asked: Instant) {
+        if std::mem::take(&mut self.away) {
+            return self.pardon(asked);
+        }
         self.confirmed = Some(asked);
         // The same is then true of those never seen.
         self.missing.retain(|_, since| !is_over(*since, self.grace, asked));
@@ -169,8 +184,7 @@ impl Fleet {
         self.confirmed.is_some_and(|asked| is_over(since, term, asked))
     }
 
-    /// Gives everybody a full term from now on: the API server was away, so nobody could renew anything.
-    pub fn pardon(&mut self, now: Instant) {
+    fn pardon(&mut self, now: Instant) {
         for agent in self.agents.values_mut() {
             agent.changed = now;
         }

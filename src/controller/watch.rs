@@ -18,7 +18,7 @@ use kube::{
     runtime::{
         WatchStreamExt as _,
         reflector::{reflector, store::Writer},
-        watcher,
+        watcher::{self, Error, watcher},
     },
 };
 use serde::de::DeserializeOwned;
@@ -27,7 +27,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{context::Context, fleet::Liveness, image::validate};
+use super::{
+    context::Context,
+    fleet::{Fleet, Liveness},
+    image::validate,
+};
 use crate::api::{Image, ImageStore, ImageTask, NodeCache, condition::reasons, identity};
 
 /// How often leases are looked at: an expiry is noticed this much late at worst.
@@ -138,7 +142,13 @@ async fn leases(context: Arc<Context>, ready: oneshot::Sender<()>) {
             Change::Listed(leases) => fleet.observe_all_leases(&leases, now, wall),
         });
     };
-    follow(watch(api, &agent_selector()), act, ready).await;
+    // An outage that ends before anybody is overdue makes agents late as well.
+    let stream = watch(api, &agent_selector()).inspect(|event| {
+        if let Err(Error::InitialListFailed(_) | Error::WatchStartFailed(_) | Error::WatchFailed(_)) = event {
+            context.with_fleet(Fleet::note_outage);
+        }
+    });
+    follow(stream, act, ready).await;
 }
 
 async fn nodes(context: Arc<Context>, ready: oneshot::Sender<()>) {
@@ -303,8 +313,8 @@ async fn confirm(context: &Context) -> bool {
     let api: Api<Lease> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let agents = ListParams::default().labels(&agent_selector());
     let Ok(Ok(leases)) = tokio::time::timeout(CONFIRM_WITHIN, api.list(&agents)).await else {
-        tracing::warn!("the API server is away: agents get a full term from now on");
-        context.with_fleet(|fleet| fleet.pardon(Instant::now()));
+        tracing::warn!("the API server is away: agents get a full term from when it is back");
+        context.with_fleet(Fleet::note_outage);
         return false;
     };
     context.with_fleet(|fleet| {

@@ -131,10 +131,16 @@ fn a_missing_lease_means_gone_after_the_grace_only() {
 fn an_outage_of_the_api_server_is_nobodys_fault() {
     let start = Instant::now();
     let mut fleet = fleet(&["a"], start);
-    fleet.pardon(start + after(39));
-    assert_eq!(fleet.liveness("a", start + after(78)), Liveness::Live);
-    fleet.confirm(start + after(78));
-    assert_eq!(fleet.liveness("never-seen", start + after(78)), Liveness::Silent);
+    fleet.note_outage();
+    assert!(fleet.is_in_doubt(start + after(1)), "whether it is back has to be found out");
+    fleet.confirm(start + after(79));
+    assert!(!fleet.is_in_doubt(start + after(80)));
+    // It came back a moment ago, and "a" has had no time to renew.
+    assert_eq!(fleet.liveness("a", start + after(118)), Liveness::Live);
+    fleet.confirm(start + after(118));
+    assert_eq!(fleet.liveness("never-seen", start + after(118)), Liveness::Silent);
+    fleet.confirm(start + after(120));
+    assert_eq!(fleet.liveness("a", start + after(120)), Liveness::Stale);
 }
 
 #[test]
