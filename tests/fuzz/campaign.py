@@ -109,7 +109,7 @@ def main():
     parser.add_argument("what", choices=["run", "minimise"])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("targets", nargs="*", metavar="target")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     unknown = set(options.targets) - set(NAMES)
     if unknown:
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")

@@ -1,11 +1,14 @@
 //! The right disk comes out of an archive, and what the archive says of the machine with it.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    sync::{Arc, atomic::Ordering},
+};
 
-use vitrine_engine::model::{ContainerFormat, DiskFormat, Verdict};
+use vitrine_engine::model::{ContainerFormat, DiskFormat, OutputFormat, Rule, Verdict};
 
-use super::package::{Package, WAYS, descriptor, imported, inspected, source};
-use crate::support::{disk, stored};
+use super::package::{Package, WAYS, Way, descriptor, imported, inspected, source};
+use crate::support::{disk, job, memory, run, stored};
 
 const SIZE: usize = (9 << 20) + 512;
 
@@ -187,4 +190,32 @@ async fn what_is_declared_of_a_package_must_be_found() {
     assert_eq!(result.unwrap_err().violation().unwrap().field, "containerFormat");
     let (result, _) = imported(&package.tar(&[]), WAYS[0], |job| job.disk_format = Some(DiskFormat::Qcow2)).await;
     assert_eq!(result.unwrap_err().violation().unwrap().field, "diskFormat");
+}
+
+/// Where the manifest can be looked up, its digests are computed as the files pass: nothing has to be read again. Where the ranges tell
+/// of another archive than the one that comes, that one counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_looked_up_where_that_can_be_and_held_as_it_comes() {
+    let boot = disk(2 << 20);
+    let mut package = Package::new();
+    package.add("vm.ovf", descriptor(&[("disk.raw", "", 2 << 20)])).add("disk.raw", &boot).add_manifest("SHA512");
+    for (way, times) in [(Way::Ranges, 1), (Way::Sized, 2)] {
+        let archive = Arc::new(source(&package.tar(&["--format=ustar"]), way));
+        let store = memory();
+        let mut job = job(source(&[], way), vec![(store.clone(), OutputFormat::RAW)]);
+        job.source = archive.clone();
+        run(&job).await.unwrap();
+        assert!(stored(store.as_ref()).await == boot);
+        assert_eq!(archive.opened.load(Ordering::SeqCst), times, "{way:?}");
+    }
+    let honest = package.tar(&["--format=ustar"]);
+    std::fs::write(package.path("disk.raw"), disk(2 << 20).iter().map(|b| b ^ 1).collect::<Vec<_>>()).unwrap();
+    let mut lying = source(&package.tar(&["--format=ustar"]), Way::Ranges);
+    // Without a manifest, by its name; the header's checksum stays right.
+    let mut ranges = honest;
+    let shown = ranges.windows(5).rposition(|name| name == b"vm.mf").unwrap();
+    ranges[shown + 3..shown + 5].copy_from_slice(b"fm");
+    lying.ranges = Some(ranges.into());
+    let error = run(&job(lying, vec![(memory(), OutputFormat::RAW)])).await.unwrap_err();
+    assert_eq!(error.violation().map(|violation| violation.rule), Some(Rule::ChecksumMismatch), "{error}");
 }

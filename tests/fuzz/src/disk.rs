@@ -134,6 +134,8 @@ fn read(
         map.check_length(input.end())?;
         assert!(map.virtual_size().is_none_or(|size| size == guest), "{:?} bytes, read {guest}", map.virtual_size());
     }
+    let tail = input.read_up_to(input.end().saturating_sub(format::TAIL as u64), format::TAIL)?;
+    format::check_tail(&tail, map.format())?;
     disk.size = map.virtual_size().unwrap_or(guest);
     Ok(disk)
 }

@@ -4,7 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::contents::{Contents, Stored, is_read};
+use super::{
+    ahead::is_manifest,
+    contents::{Contents, Stored, is_read},
+    manifest,
+};
 use crate::{
     error::Result,
     io::Feed,
@@ -161,15 +165,15 @@ pub(super) type Slot = Arc<Mutex<Option<Contents>>>;
 /// Collects the members, with their digests.
 pub(super) struct Members {
     contents: Contents,
-    algorithms: &'static [DigestAlgorithm],
+    algorithms: Vec<DigestAlgorithm>,
     slot: Slot,
     /// The one that passes: its digests, and its bytes if it is a text.
     current: Option<(Stored, DigestSet, Option<BytesMut>)>,
 }
 
 impl Members {
-    /// Leaves the result in `slot`. Every member is digested with `algorithms`.
-    pub fn new(algorithms: &'static [DigestAlgorithm], slot: Slot) -> Self {
+    /// Leaves the result in `slot`. Every member is digested with `algorithms`, from the manifest on with those that it names.
+    pub fn new(algorithms: Vec<DigestAlgorithm>, slot: Slot) -> Self {
         Self { contents: Contents::default(), algorithms, slot, current: None }
     }
 }
@@ -195,7 +199,11 @@ impl Witness for Members {
         let Some((mut stored, digests, text)) = self.current.take() else { return Ok(()) };
         stored.digests = digests.finish().digests;
         if let Some(text) = text {
-            stored.read(text.freeze());
+            let text = text.freeze();
+            if let Some(named) = is_manifest(&stored.member.name).then(|| manifest::algorithms(&text)).flatten() {
+                self.algorithms = named;
+            }
+            stored.read(text);
         }
         self.contents.add(stored)
     }

@@ -121,7 +121,7 @@ pub(super) fn is_read(member: &Member) -> Result<bool, Violation> {
     Err(Violation::new(Rule::SizeLimit, "size", member.size, message))
 }
 
-fn has_extension(name: &str, extension: &str) -> bool {
+pub(super) fn has_extension(name: &str, extension: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(extension))
 }
 

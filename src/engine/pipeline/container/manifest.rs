@@ -1,5 +1,7 @@
 //! The manifest of an OVF package: a line `SHA256(name)= hex` for each file (DSP0243, section 5.1).
 
+use std::collections::BTreeSet;
+
 use super::contents::Contents;
 use crate::{
     model::{Digest, DigestAlgorithm, Rule, Violation},
@@ -50,6 +52,13 @@ pub(super) fn check<'a>(
         }
     }
     Ok(known)
+}
+
+/// What the lines of a manifest are computed with; `None` if it is none.
+pub(super) fn algorithms(text: &[u8]) -> Option<Vec<DigestAlgorithm>> {
+    let lines = parse(text).ok()?;
+    let unique: BTreeSet<_> = lines.iter().map(|(_, digest)| digest.algorithm()).collect();
+    Some(unique.into_iter().collect())
 }
 
 pub(super) fn digest(bytes: &[u8], algorithm: DigestAlgorithm) -> Option<Digest> {

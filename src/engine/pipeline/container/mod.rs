@@ -9,6 +9,7 @@
 //! A disk is a member, or several that a descriptor among them names. It is found at the archive's beginning, or out of turn by range; what the whole archive says is held against that when
 //! all of it has passed. Knows names of members only; nothing is ever opened by them.
 
+mod ahead;
 mod audit;
 mod bundle;
 mod certificate;

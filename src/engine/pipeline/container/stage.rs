@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{
+    ahead,
     audit::{Audit, Members, Slot},
     contents::{Chosen, Contents, Search},
     docker,
@@ -21,8 +22,8 @@ use crate::{
     },
 };
 
-/// What every member of an archive is digested with while its manifest may still come. Manifests after their files are written by
-/// tools that use one of these; SHA-512 is computed as well the second time, when it turned out to be needed.
+/// What every member of an archive is digested with while its manifest may still come, and cannot be looked up. Manifests after their
+/// files are written by tools that use one of these; SHA-512 is computed as well the second time, when it turned out to be needed.
 const ALGORITHMS: &[DigestAlgorithm] = &[DigestAlgorithm::Sha1, DigestAlgorithm::Sha256];
 const ALL_ALGORITHMS: &[DigestAlgorithm] = &[DigestAlgorithm::Sha1, DigestAlgorithm::Sha256, DigestAlgorithm::Sha512];
 
@@ -91,7 +92,7 @@ impl Stage {
     pub fn enter(self, wants: &Wants, image: bool, zipped: bool) -> Result<(Self, Archive)> {
         let Self { feed, length, ranges, .. } = self;
         let passed = Slot::default();
-        let algorithms = if wants.keep == Keep::All { ALL_ALGORITHMS } else { ALGORITHMS };
+        let algorithms = algorithms(wants, image, ranges.as_ref(), length);
         let audit = Audit::new(feed, Scan::default(), Members::new(algorithms, passed.clone()));
         let audit: Box<dyn Feed> = Box::new(Pump::start("vitrine-archive", audit)?);
         let limits = WindowLimits { memory: wants.limits.window_memory, tables: wants.limits.max_table_memory };
@@ -138,6 +139,18 @@ impl Stage {
         let (shape, parts) = (image.shape, image.parts);
         Ok((stage, Archive { chosen, shape, parts, zipped, passed, packing: None, wants: wants.clone() }))
     }
+}
+
+/// What the members of an archive are to be digested with: those of an `image` that is read once are digested with its layers.
+fn algorithms(wants: &Wants, image: bool, ranges: Option<&Ranges>, length: Option<u64>) -> Vec<DigestAlgorithm> {
+    if wants.keep == Keep::All {
+        return ALL_ALGORITHMS.to_vec();
+    }
+    let known = ranges.zip(length).filter(|_| !image).and_then(|(ranges, length)| {
+        // What is wrong shows when it passes.
+        ahead::algorithms(&mut Fetched { fetch: ranges.clone().fetch(None), length }).ok().flatten()
+    });
+    known.unwrap_or_else(|| ALGORITHMS.to_vec())
 }
 
 /// A zip archive that is taken to have one file.
