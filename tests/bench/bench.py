@@ -37,6 +37,7 @@ QEMU = CACHE / "bin/qemu-img"
 ROUNDS = 5
 BLOCK = 1 << 20
 MEMORY_GOAL = 128  # MiB
+INSPECTION_GOAL = 0.05  # of the time of an import
 
 
 # Before a command: it ends with who started it, however that ends.
@@ -260,6 +261,11 @@ class Bench:
         say(f"round {number + 1}: {row.job}: {runs['ours'].wall:.2f} s, {row.peer_name}: {runs['peer'].wall:.2f} s")
         return runs["ours"], runs["peer"]
 
+    def inspection(self, row):
+        """Inspects what the row imports, if it does."""
+        command = row.ours[0](self.corpus, Path("/nonexistent"))
+        return measure([command[0], "inspect", command[2]]) if command[1] == "import" else None
+
     def memory(self, what, source, peer, peer_format):
         """One import whose memory counts; its time is there to be seen."""
         run, output = self.run(vitrine_import(source), "ours")
@@ -276,9 +282,9 @@ def compare(ours, peer, output):
         sys.exit(f"bench: the outputs differ: {done.stdout}{done.stderr}")
 
 
-def print_tables(rows, results, memory, rounds):
+def print_tables(rows, results, inspections, memory, rounds):
     """Prints all that was measured. What was missed, a line each."""
-    missed = print_speed(rows, results)
+    missed = print_speed(rows, results) + print_inspections(rows, results, inspections)
     print("\n| import over HTTP → store, once | Vitrine s | peak MiB |")
     print("| --- | --- | --- |")
     for (what, *_), run in zip(MEMORY_ROWS, memory):
@@ -309,6 +315,25 @@ def print_speed(rows, results):
             missed.append(f"{row.job}, against {row.peer_name}: {ratio:.2f}×, at least {row.goal}×")
         print(f"| {row.job} | {row.peer_name} | {walls[0]:.2f} | {walls[1]:.2f} | {ratio:.2f}× | {verdict(ratio, row.goal)} "
               f"| {cpus[0]:.2f} | {cpus[1]:.2f} | {memory[0]:.0f} | {memory[1]:.0f} |")
+    return missed
+
+
+def print_inspections(rows, results, inspections):
+    """Prints how long it takes to look at what is imported. What was missed, a line each."""
+    missed = []
+    print("\n| inspection over HTTP | inspection s | import s | share | at most |")
+    print("| --- | --- | --- | --- | --- |")
+    for row, runs, looks in zip(rows, results, inspections):
+        if None in looks:
+            continue
+        look, whole = statistics.median(run.wall for run in looks), statistics.median(run.wall for run, _ in runs)
+        # What is packed as a whole is unpacked to its end by inspection, too.
+        goal = None if row.job.startswith(("raw.xz", "raw.gz")) else INSPECTION_GOAL
+        share = look / whole
+        if goal and share > goal:
+            missed.append(f"inspection, {row.job}: {share:.1%} of the import, at most {goal:.0%}")
+        bound = f"{goal:.0%}{'' if share <= goal else ' (missed)'}" if goal else "–"
+        print(f"| {row.job.removesuffix(' over HTTP → store')} | {look:.3f} | {whole:.2f} | {share:.1%} | {bound} |")
     return missed
 
 
@@ -389,14 +414,15 @@ def sweep():
 
 
 def measure_all(rows, corpus, work, rounds):
-    """The runs of each row, and those that count for their memory."""
+    """The runs of each row, the inspections of what they import, and the runs that count for their memory."""
     bench = Bench(corpus, work)
-    results = [[] for _ in rows]
-    for row, runs in zip(rows, results):
+    results, inspections = [], []
+    for row in rows:
         # Not all of them at once: together they are more than fits the page cache.
         warm(corpus, row)
-        runs.extend(bench.round(number, row) for number in range(rounds))
-    return results, [bench.memory(*row) for row in MEMORY_ROWS]
+        results.append([bench.round(number, row) for number in range(rounds)])
+        inspections.append([bench.inspection(row) for _ in range(rounds)])
+    return results, inspections, [bench.memory(*row) for row in MEMORY_ROWS]
 
 
 def main():
@@ -412,11 +438,11 @@ def main():
     try:
         # Beside the corpus, which is where there is room; never in /tmp, which may be memory.
         with tempfile.TemporaryDirectory(prefix=WORK, dir=CACHE) as work, own(Path(work)):
-            results, memory = measure_all(rows, Corpus(folder, url), work, rounds)
+            results, inspections, memory = measure_all(rows, Corpus(folder, url), work, rounds)
     finally:
         server.kill()
         server.wait()
-    missed = print_tables(rows, results, memory, rounds)
+    missed = print_tables(rows, results, inspections, memory, rounds)
     for line in missed:
         say(f"missed: {line}")
     sys.exit(1 if missed else 0)
