@@ -48,6 +48,26 @@ async fn a_container_disk_gives_its_disk_in_every_form() {
     }
 }
 
+/// Docker before version 25 saves a layer once, and links where it comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_comes_twice_is_read_twice() {
+    let raw = disk(3 << 20);
+    let mut image = container_disk(&raw);
+    let (first, mut moved) = (image.layers[0].clone(), Layer::new());
+    moved.file("etc/motd", 0o644, b"something else");
+    image.layers.extend([moved.finish(), first]);
+    for form in [Form::Saved, Form::Oci, Form::OciGzip, Form::Podman] {
+        let archive = image.archive(form);
+        for way in WAYS {
+            let (result, store) = imported(&archive, way, |_| {}).await;
+            assert_eq!(result.unwrap_or_else(|e| panic!("{form:?} {way:?}: {e}")).virtual_size, 3 << 20);
+            assert!(stored(store.as_ref()).await == raw, "{form:?} {way:?}");
+            let seen = inspected(&archive, way, |_| {}).await;
+            assert_eq!((seen.verdict, &seen.reasons), (Verdict::Accepted, &vec![]), "{form:?} {way:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_filesystem_is_kept_only_where_that_is_declared() {
     let mut base = Layer::new();

@@ -11,7 +11,11 @@ use vitrine_engine::{
     pipeline::Imported,
 };
 
-use super::{bytes, content, content_of, made::Stream, walk};
+use super::{
+    bytes, content, content_of,
+    made::{Stream, descriptor},
+    walk,
+};
 use crate::{
     qemu::Qemu,
     support::{Bytestream, job, memory, run, stored},
@@ -64,8 +68,15 @@ fn forms() -> Vec<(&'static str, Bytes)> {
     zeroed.bytes[8] |= 4;
     add(&mut zeroed, &NUMBERS);
     zeroed.entry(3, 1).entry(513, 1).table(0).table(1).table(2).end();
+    // A machine that is backed up by its changes: the name of the file that remembers them stays in what is exported.
+    let text =
+        descriptor("streamOptimized", CAPACITY).replace("createType=", "changeTrackPath=\"a-ctk.vmdk\"\ncreateType=");
+    let mut tracked = Stream::with_descriptor(CAPACITY, &text);
+    add(&mut tracked, &NUMBERS);
+    tracked.table(0).table(1).table(2).end();
     vec![
         ("as VMware writes it", vmware().bytes.into()),
+        ("with changes tracked", tracked.bytes.into()),
         ("with an empty table", empty.bytes.into()),
         ("with its tables at the end", last.bytes.into()),
         ("with grains of zeros", zeroed.bytes.into()),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use vitrine_engine::{
     error::{Kind, Result},
     io::ReadAt as _,
-    model::{DigestAlgorithm, Inspection, Limits, ObjectKey, OutputFormat, Verdict},
+    model::{ContainerFormat, DigestAlgorithm, Inspection, Limits, ObjectKey, OutputFormat, Verdict},
     pipeline::{Import, Imported, InspectJob, Progress, Target, import, inspect},
     source::{Opened, RangeReader, Source},
     store::discard::Discard,
@@ -73,11 +73,11 @@ fn limits() -> Limits {
 }
 
 /// An inspection, if it could be told.
-fn inspected(bytes: &Bytes, ranged: bool) -> Option<Inspection> {
+pub(crate) fn inspected(bytes: &Bytes, ranged: bool, declared: Option<ContainerFormat>) -> Option<Inspection> {
     let job = InspectJob {
         source: Arc::new(Memory { bytes: bytes.clone(), ranged }),
         disk_format: None,
-        container_format: None,
+        container_format: declared,
         container_disk: None,
         limits: limits(),
         scratch: std::env::temp_dir(),
@@ -94,11 +94,11 @@ fn inspected(bytes: &Bytes, ranged: bool) -> Option<Inspection> {
     }
 }
 
-fn imported(bytes: &Bytes, ranged: bool) -> Result<Imported> {
+fn imported(bytes: &Bytes, ranged: bool, declared: Option<ContainerFormat>) -> Result<Imported> {
     let job = Import {
         source: Arc::new(Memory { bytes: bytes.clone(), ranged }),
         disk_format: None,
-        container_format: None,
+        container_format: declared,
         container_disk: None,
         checksums: Vec::new(),
         key: ObjectKey::new("fuzz", 1).unwrap(),
@@ -114,8 +114,8 @@ fn imported(bytes: &Bytes, ranged: bool) -> Result<Imported> {
 }
 
 /// Imports what was inspected; whether it was taken: nothing may be taken that inspection refuses, and what is taken is as inspection says.
-fn check_import(bytes: &Bytes, ranged: bool, inspection: &Inspection) -> bool {
-    match imported(bytes, ranged) {
+fn check_import(bytes: &Bytes, ranged: bool, declared: Option<ContainerFormat>, inspection: &Inspection) -> bool {
+    match imported(bytes, ranged, declared) {
         Ok(imported) => {
             assert_eq!(inspection.verdict, Verdict::Accepted, "imported, but {:?}", inspection.reasons);
             assert_eq!(inspection.virtual_size, Some(imported.virtual_size));
@@ -184,14 +184,14 @@ pub fn ovf(data: &[u8]) -> bool {
     }
     members.push(("disk.raw", disk));
     let archive = archive(&members);
-    let by_range = inspected(&archive, true).unwrap();
+    let by_range = inspected(&archive, true, None).unwrap();
     if by_range.verdict == Verdict::Refused {
         return false;
     }
-    if let Some(inspection) = inspected(&archive, false) {
+    if let Some(inspection) = inspected(&archive, false, None) {
         assert_eq!(inspection.verdict, by_range.verdict, "{:?}", inspection.reasons);
     }
-    check_import(&archive, true, &by_range)
+    check_import(&archive, true, None, &by_range)
 }
 
 fn with_digests(manifest: &[u8], known: &[(&str, Bytes)]) -> Bytes {
@@ -215,7 +215,7 @@ fn with_digests(manifest: &[u8], known: &[(&str, Bytes)]) -> Bytes {
 }
 
 /// A tar archive with these members.
-fn archive(members: &[(&str, Bytes)]) -> Bytes {
+pub(crate) fn archive(members: &[(&str, Bytes)]) -> Bytes {
     let mut bytes = Vec::new();
     for (name, content) in members {
         let mut header = [0; 512];
@@ -237,8 +237,22 @@ fn archive(members: &[(&str, Bytes)]) -> Bytes {
 pub fn ova(data: &[u8]) -> bool {
     let mut bytes = data.to_vec();
     mend::tar(&mut bytes);
-    let bytes = Bytes::from(bytes);
-    let taken = [true, false]
-        .map(|ranged| inspected(&bytes, ranged).is_some_and(|inspection| check_import(&bytes, ranged, &inspection)));
+    check(&bytes.into(), None)
+}
+
+/// Inspects and imports an archive both ways; whether it was taken.
+pub(crate) fn check(archive: &Bytes, declared: Option<ContainerFormat>) -> bool {
+    let taken = [true, false].map(|ranged| {
+        inspected(archive, ranged, declared)
+            .is_some_and(|inspection| check_import(archive, ranged, declared, &inspection))
+    });
     taken[0] || taken[1]
+}
+
+/// The target `bundle`: the descriptor of a ploop bundle, and the image that it names behind a byte that no text has.
+pub fn bundle(data: &[u8]) -> bool {
+    let cut = data.iter().position(|byte| *byte == 0xff).unwrap_or(data.len());
+    let (descriptor, image) = (Bytes::copy_from_slice(&data[..cut]), data.get(cut + 1..).unwrap_or_default());
+    let members = [("a.hdd/DiskDescriptor.xml", descriptor), ("a.hdd/root.hds", Bytes::copy_from_slice(image))];
+    check(&archive(&members), None)
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! input ─► edited (a file, or changes to a good one; checksums mended) ─► disk (read in both orders, inspected, compared)
-//!       └► container (tar, OVF, OVA) │ packed (one decompressor) │ text (checksum files, HTTP heads)
+//!       └► container, docker (tar, OVF, OVA, bundles, images) │ packed (one decompressor) │ text (checksum files, HTTP heads)
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@
 mod base;
 mod container;
 mod disk;
+mod docker;
 mod edited;
 mod mend;
 mod packed;
@@ -49,6 +50,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "tar", run: container::tar },
     Target { name: "ovf", run: container::ovf },
     Target { name: "ova", run: container::ova },
+    Target { name: "bundle", run: container::bundle },
+    Target { name: "docker", run: docker::docker },
     Target { name: "zip", run: packed::zip },
     Target { name: "lz4", run: packed::lz4 },
     Target { name: "gz", run: packed::gz },

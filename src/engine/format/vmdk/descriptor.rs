@@ -28,8 +28,10 @@ const ENCODINGS: &[&str] = &[
     "euc-jp",
     "euc-kr",
 ];
-/// Keys that say nothing of where the disk's bytes are. Whatever begins with `ddb.` is geometry, hardware and comment.
-const HARMLESS: &[&str] = &["version", "encoding", "cid", "parentcid", "isnativesnapshot", "createtype"];
+/// Keys that say nothing of where the disk's bytes are. Whatever begins with `ddb.` is geometry, hardware and comment. Two name files
+/// with what a backup or a cache has remembered of the disk's blocks; those are as little read as by QEMU.
+const HARMLESS: &[&str] =
+    &["version", "encoding", "cid", "parentcid", "isnativesnapshot", "createtype", "changetrackpath", "digestfilename"];
 /// Keys that name a parent.
 const PARENT: &[&str] = &["parentfilenamehint", "ddb.nativeparenthint", "ddb.nativeparentcid"];
 /// Values of `createType` of disks whose extents are files of their own, and whether those are sparse.
@@ -255,11 +257,8 @@ impl<'a> Descriptor<'a> {
     }
 
     fn check_keys(&self) -> Result<(), Violation> {
-        for (key, value) in &self.entries {
+        for (key, _) in &self.entries {
             let key = key.as_str();
-            if matches!(key, "changetrackpath" | "digestfilename") {
-                return Err(external(key, value));
-            }
             if !HARMLESS.contains(&key) && !key.starts_with("ddb.") {
                 let message = "a key that is not known and may change what the disk is: export the machine again";
                 return Err(invalid("descriptor", key.as_bytes(), message));

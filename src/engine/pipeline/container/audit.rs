@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     ahead::is_manifest,
     contents::{Contents, Stored, is_read},
-    manifest,
+    docker, manifest,
 };
 use crate::{
     error::Result,
@@ -180,6 +180,9 @@ impl Members {
 
 impl Witness for Members {
     fn begin(&mut self, entry: Entry) -> Result<(), Violation> {
+        if let Some((name, target)) = docker::link(&entry) {
+            return self.contents.add_link(name, target);
+        }
         let member = entry.into_member()?;
         let text = is_read(&member)?.then(BytesMut::new);
         self.current = Some((Stored::new(member), DigestSet::new(self.algorithms.iter().copied()), text));

@@ -18,7 +18,7 @@ use crate::{
     format::{self, Shape},
     io::ReadAt,
     model::{ContainerFormat, Digest, Properties, Rule, Violation},
-    unpack::tar::{Member, Scan, next_member},
+    unpack::tar::{Entry, Member, Scan, next_entry},
 };
 
 /// The members seen so far.
@@ -29,6 +29,8 @@ pub struct Contents {
     pub(super) complete: bool,
     /// Which of them has a name. Folders are none.
     by_name: HashMap<String, usize>,
+    /// Layers that are the same as others: their names, and those of the others.
+    links: HashMap<String, String>,
     /// Names of members that are part of a disk that another one describes.
     parts: HashSet<String>,
     /// Bytes of all texts.
@@ -133,17 +135,9 @@ impl Contents {
     pub fn gather(input: &mut dyn ReadAt, wanted: Option<&str>, search: Search) -> Result<(Self, Chosen)> {
         let (mut contents, mut scan) = (Self::default(), Scan::default());
         loop {
-            match next_member(&mut scan, input)? {
+            match next_entry(&mut scan, input)? {
                 None => contents.complete = true,
-                Some(member) => {
-                    let mut stored = Stored::new(member);
-                    if is_read(&stored.member)? {
-                        let length = usize::try_from(stored.member.size).unwrap_or(usize::MAX);
-                        // A disk of this size may have the name that descriptors have.
-                        stored.read(input.peek(stored.member.offset, length)?);
-                    }
-                    contents.add(stored)?;
-                }
+                Some(entry) => contents.gather_entry(entry, input)?,
             }
             if search == Search::First
                 && contents.members.last().is_some_and(|last| docker::is_image_member(&last.member.name))
@@ -163,12 +157,37 @@ impl Contents {
         }
     }
 
+    fn gather_entry(&mut self, entry: Entry, input: &mut dyn ReadAt) -> Result<()> {
+        if let Some((name, target)) = docker::link(&entry) {
+            return Ok(self.add_link(name, target)?);
+        }
+        let mut stored = Stored::new(entry.into_member()?);
+        if is_read(&stored.member)? {
+            let length = usize::try_from(stored.member.size).unwrap_or(usize::MAX);
+            // A disk of this size may have the name that descriptors have.
+            stored.read(input.peek(stored.member.offset, length)?);
+        }
+        Ok(self.add(stored)?)
+    }
+
+    /// Takes a layer that is the same as another one.
+    pub(super) fn add_link(&mut self, name: String, target: String) -> Result<(), Violation> {
+        match self.links.insert(name.clone(), target) {
+            Some(_) => Err(twice(&name)),
+            None => Ok(()),
+        }
+    }
+
+    /// The layer of this name, or the one that it is the same as.
+    pub(super) fn find_layer(&self, name: &str) -> Option<&Stored> {
+        self.find(name).or_else(|| self.find(self.links.get(name)?))
+    }
+
     /// Takes the next member.
     pub(super) fn add(&mut self, stored: Stored) -> Result<(), Violation> {
         let name = &stored.member.name;
         if !stored.member.folder && self.by_name.insert(name.clone(), self.members.len()).is_some() {
-            let message = "two members of the archive have this name: which of them is meant cannot be told";
-            return Err(Violation::new(Rule::InvalidField, "name", name, message));
+            return Err(twice(name));
         }
         self.texts = self.texts.saturating_add(stored.text.as_ref().map_or(0, |text| text.len() as u64));
         if self.texts > MAX_TEXTS {
@@ -331,6 +350,11 @@ impl Chosen {
 
 pub(super) fn base_name(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
+}
+
+fn twice(name: &str) -> Violation {
+    let message = "two members of the archive have this name: which of them is meant cannot be told";
+    Violation::new(Rule::InvalidField, "name", name, message)
 }
 
 fn undecided(wanted: Option<&str>, count: usize, names: &[&str]) -> Violation {

@@ -235,6 +235,36 @@ async fn the_archive_says_one_thing() {
     assert_eq!(refusal(&files.archive()).await, of(Rule::InvalidField, "platform", "disk:1; disk:1"));
 }
 
+/// A layer may be the same as another one of the archive, and nothing else may be a link.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_lead_to_layers() {
+    let (base, ids) = (Layer::new(), ["1", "2", "3"].map(|n| sha256(n.as_bytes())));
+    let image = Image::new([base]);
+    let config = image.config().to_string();
+    for (target, rule, field) in [
+        (format!("../{}/layer.tar", ids[1]), Rule::ExternalDataFile, "blob"),
+        (format!("../{}/layer.tar", ids[0]), Rule::ExternalDataFile, "blob"),
+        (format!("../../{}/layer.tar", ids[1]), Rule::ExternalDataFile, "typeflag"),
+        (format!("/{}/layer.tar", ids[1]), Rule::ExternalDataFile, "typeflag"),
+        ("../../../etc/shadow".to_owned(), Rule::ExternalDataFile, "typeflag"),
+        (format!("../{}/json", ids[2]), Rule::ExternalDataFile, "typeflag"),
+    ] {
+        let mut files = Files::default();
+        let name = format!("{}/layer.tar", ids[0]);
+        let manifest = format!(r#"[{{"Config":"{}.json","Layers":["{name}"]}}]"#, sha256(config.as_bytes()));
+        files.add(&format!("{}.json", sha256(config.as_bytes())), config.as_bytes());
+        files.add("manifest.json", manifest.as_bytes()).link(&name, &target);
+        let (found, at, _) = refusal(&files.archive()).await;
+        assert_eq!((found, at.as_str()), (rule, field), "{target}");
+    }
+    let mut files = image.files(Form::Saved);
+    let name = files.0.iter().map(|(name, _)| name.clone()).find(|name| name.ends_with("layer.tar")).unwrap();
+    files.link(&name, &format!("../{}/layer.tar", ids[1]));
+    files.link(&format!("{}/layer.tar", ids[1]), &format!("../{name}"));
+    files.link(&format!("{}/layer.tar", ids[1]), &format!("../{name}"));
+    assert_eq!(refusal(&files.archive()).await.0, Rule::InvalidField);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_filesystem_is_looked_at() {
     let root = |make: fn(&mut Layer) -> &mut Layer| {

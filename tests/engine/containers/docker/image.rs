@@ -178,14 +178,20 @@ impl Image {
                     let folder = sha256(format!("{number}").as_bytes());
                     names.push(format!("{folder}/layer.tar"));
                     files.add(&format!("{folder}/VERSION"), b"1.0").add(&format!("{folder}/json"), b"{}");
-                    files.add(names.last().unwrap(), layer);
+                    match self.layers.iter().take(number).position(|other| other == layer) {
+                        Some(equal) => files.link(&names[number], &format!("../{}", names[equal])),
+                        None => files.add(&names[number], layer),
+                    };
                 }
                 files.add(&config_name, config.as_bytes());
             }
             Form::Podman => {
                 for layer in &self.layers {
-                    names.push(format!("{}.tar", sha256(layer)));
-                    files.add(names.last().unwrap(), layer);
+                    let name = format!("{}.tar", sha256(layer));
+                    if !names.contains(&name) {
+                        files.add(&name, layer);
+                    }
+                    names.push(name);
                 }
                 files.add(&config_name, config.as_bytes());
             }
@@ -207,13 +213,19 @@ impl Image {
     }
 }
 
-/// The files of an archive, in order.
+/// The files of an archive, in order, and links to some of them behind these.
 #[derive(Default)]
-pub struct Files(pub Vec<(String, Vec<u8>)>);
+pub struct Files(pub Vec<(String, Vec<u8>)>, Vec<(String, String)>);
 
 impl Files {
     pub fn add(&mut self, name: &str, bytes: &[u8]) -> &mut Self {
         self.0.push((name.to_owned(), bytes.to_vec()));
+        self
+    }
+
+    /// A symbolic link.
+    pub fn link(&mut self, name: &str, target: &str) -> &mut Self {
+        self.1.push((name.to_owned(), target.to_owned()));
         self
     }
 
@@ -239,6 +251,9 @@ impl Files {
         archive.folder("blobs", 0o755);
         for (name, bytes) in &self.0 {
             archive.file(name, 0o644, bytes);
+        }
+        for (name, target) in &self.1 {
+            archive.symlink(name, target);
         }
         archive.finish()
     }

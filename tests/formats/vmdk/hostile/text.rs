@@ -57,13 +57,6 @@ fn every_rule_of_keys() {
             Rule::Encrypted,
             ("encryption.keysafe", "vmware"),
         ),
-        described(
-            "a change tracking file",
-            add,
-            "version=1\nchangeTrackPath=\"a-ctk.vmdk\"\n",
-            Rule::ExternalDataFile,
-            ("changetrackpath", "a-ctk.vmdk"),
-        ),
         described("an unknown key", add, "version=1\nsidecars=\"x\"\n", Rule::InvalidField, ("descriptor", "sidecars")),
         described(
             "a key twice",

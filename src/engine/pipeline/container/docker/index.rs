@@ -231,7 +231,7 @@ impl Documents<'_> {
 
     fn member(&self, name: &str) -> Result<Member, Violation> {
         let clean = name.trim_start_matches("./");
-        match self.contents.find(clean) {
+        match self.contents.find_layer(clean) {
             Some(stored) => Ok(stored.member.clone()),
             None => Err(missing(name)),
         }

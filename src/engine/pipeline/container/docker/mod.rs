@@ -23,7 +23,7 @@ use crate::{
     format::Shape,
     io::{Feed, ReadAt, Window},
     model::{ContainerFormat, Limits, Rule, Violation},
-    unpack::tar::{Scan, next_entry},
+    unpack::tar::{Entry, Scan, next_entry},
 };
 use blob::Shared;
 use flatten::{Flat, Plan};
@@ -97,6 +97,14 @@ fn is_digest(name: &str) -> bool {
     let name = ends.into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A layer that stands there as a link to an equal one, as Docker before version 25 saves it: its name, and that of the other.
+pub(super) fn link(entry: &Entry) -> Option<(String, String)> {
+    let folder = |name: &str| name.strip_suffix("/layer.tar").filter(|name| is_digest(name)).map(str::to_owned);
+    let (name, target) = (std::str::from_utf8(&entry.name).ok()?, std::str::from_utf8(&entry.link).ok()?);
+    let (_, other) = (folder(name).filter(|_| entry.typeflag == b'2')?, folder(target.strip_prefix("../")?)?);
+    Some((name.to_owned(), format!("{other}/layer.tar")))
 }
 
 struct Head<'a>(&'a [u8]);
