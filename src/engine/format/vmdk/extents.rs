@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Header, SECTOR, TableMap, read_exact};
 use crate::{
     error::{Error, Kind, Result},
-    format::{DiskMap, Mapping, Place},
+    format::{DiskMap, Mapping, Place, oversized},
     io::ReadAt,
     model::{DiskFormat, Limits, Rule, Violation},
 };
@@ -60,11 +60,7 @@ impl ExtentMap {
             length = length.saturating_add(extent.length);
         }
         if size > limits.max_virtual_size {
-            let message = format!(
-                "in bytes, all extents together; disks of up to {} bytes are accepted: raise the limit if this one is wanted",
-                limits.max_virtual_size
-            );
-            return Err(Violation::new(Rule::VirtualSizeLimit, "extent size", size, message).into());
+            return Err(oversized("extent sizes", size, limits.max_virtual_size).into());
         }
         Ok(Self { extents: placed, size, length, limits: limits.clone(), open: None })
     }
