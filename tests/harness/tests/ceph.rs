@@ -46,8 +46,8 @@ async fn a_user_may_do_what_its_capabilities_say() {
 
 #[tokio::test]
 async fn daemons_come_back_with_what_they_had() {
-    let cluster = CephCluster::start_with(&CephOptions { statistics: true, ..CephOptions::default() }).await;
-    let cluster = cluster.expect("a cluster");
+    let options = CephOptions { on_disk: true, ..CephOptions::default() };
+    let cluster = CephCluster::start_with(&options).await.expect("a cluster");
     cluster.create_pool("images").await.expect("a pool");
     cluster.rbd(&["create", "images/disk", "--size", "1M"]).expect("an image");
     cluster.kill_osd();
@@ -55,6 +55,14 @@ async fn daemons_come_back_with_what_they_had() {
     cluster.start_monitor().expect("the monitor starts");
     cluster.start_osd().expect("the OSD starts");
     assert_eq!(cluster.rbd(&["ls", "images"]).expect("a listing").trim(), "disk");
+}
+
+#[tokio::test]
+async fn a_cluster_with_statistics_notices_a_quota() {
+    let options = CephOptions { statistics: true, ..CephOptions::default() };
+    let cluster = CephCluster::start_with(&options).await.expect("a cluster");
+    cluster.create_pool("images").await.expect("a pool");
+    cluster.rbd(&["create", "images/disk", "--size", "1M"]).expect("an image");
     let quota = r#"{"prefix": "osd pool set-quota", "pool": "images", "field": "max_objects", "val": "1"}"#;
     cluster.command(quota).await.expect("a quota");
     let full =

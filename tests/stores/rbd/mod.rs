@@ -1,6 +1,14 @@
 //! The store on a real Ceph cluster: the conformance suite, and what only this store promises. All tests share one cluster, each in a
 //! namespace of its own, unless they break something.
 
+mod access;
+mod cloned;
+mod faults;
+mod room;
+mod several;
+mod sinks;
+mod steps;
+
 use std::{
     any::Any,
     sync::{
@@ -11,8 +19,11 @@ use std::{
 };
 
 use tokio::sync::OnceCell;
-use vitrine_engine::store::rbd::{RbdCluster, RbdOptions, RbdStore};
-use vitrine_harness::CephCluster;
+use vitrine_engine::{
+    error::Error,
+    store::rbd::{RbdCluster, RbdOptions, RbdStore},
+};
+use vitrine_harness::{CephCluster, CephOptions};
 
 use crate::conformance::{self, Subject};
 
@@ -62,6 +73,19 @@ pub async fn options() -> RbdOptions {
 pub async fn open(options: &RbdOptions) -> Arc<RbdStore> {
     let options = options.clone();
     Arc::new(tokio::task::spawn_blocking(move || RbdStore::open("ceph", &options)).await.unwrap().unwrap())
+}
+
+/// What opening with these options says.
+pub async fn refusal(options: &RbdOptions) -> Error {
+    let options = options.clone();
+    tokio::task::spawn_blocking(move || RbdStore::open("ceph", &options)).await.unwrap().unwrap_err()
+}
+
+/// A cluster of its own with the pool, for a test that breaks it.
+pub async fn own_cluster(options: &CephOptions) -> CephCluster {
+    let cluster = CephCluster::start_with(options).await.unwrap();
+    cluster.create_pool(POOL).await.unwrap();
+    cluster
 }
 
 /// A fresh store, twice.

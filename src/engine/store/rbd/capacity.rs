@@ -59,13 +59,12 @@ struct DfStats {
 pub(super) fn capacity(place: &Arc<Place>) -> Result<Option<Capacity>> {
     let asked = place.cluster().ask(r#"{"prefix": "df", "detail": "detail", "format": "json"}"#);
     let known = asked.ok().and_then(|answer| of_pool(&answer, place.data_pool_name()));
-    let found = match known {
-        Some(capacity) => capacity,
-        None => {
-            let (total, available) =
-                place.cluster().room().map_err(|errno| place.error("asking for the cluster's room", errno))?;
-            Capacity { total, available }
-        }
+    let found = if let Some(capacity) = known {
+        capacity
+    } else {
+        let room = place.cluster().room();
+        let (total, available) = room.map_err(|errno| place.error("asking for the cluster's room", errno))?;
+        Capacity { total, available }
     };
     Ok(Some(found).filter(|capacity| capacity.total > 0))
 }

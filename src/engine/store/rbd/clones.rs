@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    ffi::{Child, Errno, Image, Pool},
+    ffi::{Child, Errno, Image, Making, Pool},
     layout::{self, SNAPSHOT},
     place::Place,
     published,
@@ -98,7 +98,14 @@ pub(super) fn make(place: &Arc<Place>, key: &ObjectKey, pool: &str, name: &str) 
         }
         errno => failed(errno),
     })?;
-    match place.pool().clone_image(&layout::object(key), SNAPSHOT, &target, name) {
+    let parent = layout::object(key);
+    let clone = |making: &Making| place.pool().clone_image(&parent, SNAPSHOT, &target, name, making);
+    let cloned = match clone(&Making::default()) {
+        // Only the second format reaches into another namespace. It is not the usual one while clients may be older than it.
+        Err(Errno::XDEV) => clone(&Making { clone_format: Some(2), ..Making::default() }),
+        cloned => cloned,
+    };
+    match cloned {
         Ok(()) => Ok(format!("rbd://{}/{pool}/{name}", place.fsid())),
         // Between the look and the clone it was deleted, or is about to be.
         Err(Errno::INVAL | Errno::NOENT) => {

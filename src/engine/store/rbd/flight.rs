@@ -149,13 +149,13 @@ mod tests {
     async fn two_writes_to_the_same_bytes_are_never_under_way_together() {
         let flight = Arc::new(Flight::new());
         let first = flight.board(0, 100).await.unwrap();
-        let _beside = flight.board(100, 200).await.unwrap();
+        let beside = flight.board(100, 200).await.unwrap();
         let mut second = tokio::spawn({
             let flight = Arc::clone(&flight);
             async move { flight.board(99, 101).await.map(drop) }
         });
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut second).await.is_err());
-        drop((first, _beside));
+        drop((first, beside));
         second.await.unwrap().unwrap();
         assert_eq!(flight.peak(), 2);
     }

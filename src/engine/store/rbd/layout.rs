@@ -14,6 +14,10 @@ pub(super) const INDEX: &str = "vitrine_index";
 /// The RADOS object that a probe makes and removes.
 pub(super) const PROBE: &str = "vitrine_probe";
 
+/// The RADOS object through which librbd removes images. It is made when the first one is removed, which a full pool does not allow, so
+/// it is made before there is anything to remove.
+pub(super) const TRASH: &str = "rbd_trash";
+
 const RECORD: &str = "vitrine_record.";
 const PARTIAL: &str = ".vitrine-partial-";
 const REMOVED: &str = ".vitrine-removed-";

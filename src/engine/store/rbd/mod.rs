@@ -62,7 +62,10 @@ pub struct RbdStore {
 
 impl fmt::Debug for RbdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RbdStore").field("name", &self.place.name()).field("id", &self.place.id()).finish()
+        f.debug_struct("RbdStore")
+            .field("name", &self.place.name())
+            .field("id", &self.place.id())
+            .finish_non_exhaustive()
     }
 }
 

@@ -59,6 +59,7 @@ impl Place {
             features: options.features,
             order: options.object_order,
             data_pool: data.is_some().then(|| options.data_pool.clone()).flatten(),
+            clone_format: None,
         };
         let place = Self {
             name: name.to_owned(),

@@ -71,25 +71,30 @@ pub(super) fn discard(place: &Arc<Place>, key: &ObjectKey, token: Token, id: &st
         Err(Errno::NOENT) => return record::remove(place, key, token).map(|()| true),
         Err(errno) => return Err(failed(errno)),
     };
-    let mut name = look.name().map_err(failed)?;
-    if name == layout::object(key) {
-        let aside = layout::removed(key, token);
-        match place.pool().rename_image(&name, &aside) {
-            Ok(()) | Err(Errno::NOENT | Errno::EXIST) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
-        name = aside;
-        place.step(Step::MovedAside);
-    }
+    let name = look.name().map_err(failed)?;
     let users = look.users().map_err(failed)?;
     look.close().map_err(failed)?;
     if users > 0 {
-        return Ok(false);
+        return move_aside(place, key, token, &name).map(|()| false);
     }
     // The image last: as long as it is there, what else is left is found by its name.
     record::remove(place, key, token)?;
     place.step(Step::Forgotten);
     remove_image(place, key, id, &name)
+}
+
+/// Frees the public name of an image that somebody still reads.
+fn move_aside(place: &Place, key: &ObjectKey, token: Token, name: &str) -> Result<()> {
+    if name != layout::object(key) {
+        return Ok(());
+    }
+    match place.pool().rename_image(name, &layout::removed(key, token)) {
+        // A name takes room. Where there is none, nobody needs this one either.
+        Ok(()) | Err(Errno::NOENT | Errno::EXIST | Errno::NOSPC | Errno::DQUOT) => {}
+        Err(errno) => return Err(place.error(format!("renaming image {name}, which is deleted and still read"), errno)),
+    }
+    place.step(Step::MovedAside);
+    Ok(())
 }
 
 fn remove_image(place: &Arc<Place>, key: &ObjectKey, id: &str, name: &str) -> Result<bool> {
@@ -112,7 +117,13 @@ fn remove_image(place: &Arc<Place>, key: &ObjectKey, id: &str, name: &str) -> Re
     image.close().map_err(failed)?;
     place.step(Step::Bare);
     match place.pool().remove_image(name) {
-        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Ok(()) => Ok(true),
+        // Somebody else removed it; or the library found no room for its own notes, which it tells like this.
+        Err(Errno::NOENT) => match Image::look(place.pool(), id, None) {
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => Err(failed(errno)),
+            Ok(_) => Err(failed(Errno::NOSPC)),
+        },
         Err(Errno::BUSY) => Ok(false),
         Err(Errno::NOTEMPTY) => {
             let message = format!(

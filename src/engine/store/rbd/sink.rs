@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::{
     super::{ObjectStat, Sink, cut_off, describe},
-    flight::{MEMORY, WRITES},
     place::Place,
     writing::Writing,
 };
@@ -185,5 +184,3 @@ impl Drop for RbdSink {
         }
     }
 }
-
-const _: () = assert!(MAX_PIECE as usize * 2 <= MEMORY && WRITES > 1, "several pieces must fit");

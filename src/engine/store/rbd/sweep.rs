@@ -41,10 +41,39 @@ fn age(place: &Place, id: &str) -> Result<Option<u64>> {
     }
 }
 
+/// An image of ours whose removal stopped halfway, which no list of images shows any more, with the seconds since.
+struct HalfRemoved {
+    id: String,
+    name: String,
+    key: ObjectKey,
+    age: u64,
+}
+
+fn half_removed(place: &Place) -> Result<Vec<HalfRemoved>> {
+    let found = match place.pool().half_removed() {
+        Ok(found) => found,
+        Err(Errno::NOENT) => Vec::new(),
+        Err(errno) => return Err(place.error("listing half removed images", errno)),
+    };
+    let ours = found.into_iter().filter_map(|(id, name, since)| {
+        let key = layout::Entry::of(&name).key().cloned()?;
+        Some(HalfRemoved { id, name, key, age: index::now().saturating_sub(since) })
+    });
+    Ok(ours.collect())
+}
+
 /// All images in the pool, also those that Vitrine did not make.
 pub(super) fn list(place: &Arc<Place>) -> Result<Vec<ObjectEntry>> {
     let (images, index) = look(place)?;
-    let mut entries = Vec::new();
+    let halves = half_removed(place)?.into_iter();
+    let mut entries: Vec<_> = halves
+        .map(|HalfRemoved { name, key, age, .. }| ObjectEntry {
+            key: Some(key),
+            name,
+            published: false,
+            age_seconds: age,
+        })
+        .collect();
     for Found { id, name, kind } in images {
         let Some(age_seconds) = age(place, &id)? else { continue };
         let key = kind.key().cloned();
@@ -68,6 +97,14 @@ pub(super) fn sweep(place: &Arc<Place>, older_than: Duration) -> Result<Vec<Stri
                 left.insert(key);
                 failures.push(error);
             }
+        }
+    }
+    for half in half_removed(place)?.into_iter().filter(|half| half.age >= older_than.as_secs()) {
+        match place.pool().finish_removal(&half.id) {
+            Ok(()) => removed.push(half.name),
+            // Somebody is at it.
+            Err(Errno::NOENT | Errno::BUSY) => {}
+            Err(errno) => failures.push(place.error(format!("removing image {}", half.name), errno)),
         }
     }
     let needless = index.iter().filter(|(key, entry)| {

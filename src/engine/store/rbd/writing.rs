@@ -61,6 +61,7 @@ impl Writing {
     fn make(place: &Arc<Place>, key: &ObjectKey, token: Token) -> Result<Self> {
         let name = layout::partial(key, token);
         let failed = |errno| place.error(format!("making image {name} for {key}"), errno);
+        place.pool().make(layout::TRASH).map_err(failed)?;
         place.pool().make_image(&name, place.making()).map_err(failed)?;
         let opened = Image::open_by_name(place.pool(), &name).and_then(|image| Ok((image.id()?, image)));
         let (id, image) = opened.map_err(|errno| {

@@ -65,7 +65,7 @@ pub fn uuid() -> Result<String> {
 pub fn text(dir: &Path, fsid: &str, port: u16, options: &CephOptions) -> String {
     let dir = dir.display();
     let (first, last) = BIND_PORTS;
-    let store = if options.statistics { "bluestore" } else { "memstore" };
+    let store = if options.on_disk { "bluestore" } else { "memstore" };
     let (size, watch) = (options.size, options.watch_timeout.as_secs().max(1));
     format!(
         "[global]

@@ -1,6 +1,6 @@
 //! A real Ceph cluster on loopback: one monitor and one OSD, with cephx, and a manager where statistics are needed.
 //!
-//! Ready in a few seconds. Data is kept in memory, or with a manager on disk. Several can run at once. Everything that a cluster starts
+//! Ready in a few seconds. Data is kept in memory or on disk. Several can run at once. Everything that a cluster starts
 //! or writes is in one [`Scope`], and gone with it; nothing is read from or written to `/etc/ceph`, `/var/lib/ceph` or `/var/log/ceph`.
 
 mod admin;
@@ -28,8 +28,9 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct CephOptions {
     /// Whether it keeps statistics, which quotas and `df` rest on: that takes a manager, and some 15 s until the first ones are there.
-    /// Data is on disk (bluestore) then, else in memory (memstore).
     pub statistics: bool,
+    /// Whether data is on disk (bluestore), so that it is still there after the OSD was killed; else it is in memory (memstore).
+    pub on_disk: bool,
     /// How large it says it is, in bytes. Nothing is taken before it is written.
     pub size: u64,
     /// After how long a client that was killed no longer counts as using its images. Clients say every 5 s that they live.
@@ -38,7 +39,7 @@ pub struct CephOptions {
 
 impl Default for CephOptions {
     fn default() -> Self {
-        Self { statistics: false, size: 8 << 30, watch_timeout: Duration::from_secs(12) }
+        Self { statistics: false, on_disk: false, size: 8 << 30, watch_timeout: Duration::from_secs(12) }
     }
 }
 
@@ -160,6 +161,18 @@ impl CephCluster {
         self.ask(&format!(r#"{{"command": {command}}}"#)).await
     }
 
+    /// From which part of its size in use the OSD counts as full. It takes a second or two until that is noticed.
+    ///
+    /// # Errors
+    /// What the monitor says.
+    pub async fn set_full_ratio(&self, ratio: f64) -> Result<()> {
+        // All three, because none takes effect while a lower one is above it.
+        for kind in ["nearfull", "backfillfull", "full"] {
+            self.command(&format!(r#"{{"prefix": "osd set-{kind}-ratio", "ratio": {ratio}}}"#)).await?;
+        }
+        Ok(())
+    }
+
     /// Repeats a command until `enough` likes the answer.
     ///
     /// # Errors
@@ -185,6 +198,14 @@ impl CephCluster {
     /// When it fails; the message holds what it said.
     pub fn rbd(&self, args: &[&str]) -> Result<String> {
         daemons::run(&self.scope, "rbd", args)
+    }
+
+    /// Runs `rados` as the administrator and returns what it wrote.
+    ///
+    /// # Errors
+    /// When it fails; the message holds what it said.
+    pub fn rados(&self, args: &[&str]) -> Result<String> {
+        daemons::run(&self.scope, "rados", args)
     }
 
     /// Kills the OSD (SIGKILL), as a power cut would. Data in memory is lost with it, data on disk is not.

@@ -10,14 +10,18 @@ use bytes::Bytes;
 
 use super::{
     Handle, NAME, Outcome, Pool, Shared, check, copied, in_background,
-    library::{Api, ImageSpec, LinkedImage, Watcher},
+    library::{Api, ImageSpec, LinkedImage, Trash, Watcher},
     listed, text,
 };
 
-/// `RBD_IMAGE_OPTION_FEATURES`, `_ORDER` and `_DATA_POOL`.
+/// `RBD_IMAGE_OPTION_FEATURES`, `_ORDER`, `_DATA_POOL` and `_CLONE_FORMAT`.
 const FEATURES: c_int = 1;
 const ORDER: c_int = 2;
 const DATA_POOL: c_int = 10;
+const CLONE_FORMAT: c_int = 12;
+
+/// `RBD_TRASH_IMAGE_SOURCE_REMOVING`: what is being removed goes through the trash.
+const REMOVING: c_int = 3;
 
 /// How an image is made.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +32,8 @@ pub(in super::super) struct Making {
     pub(in super::super) order: Option<u8>,
     /// The pool for its data, if it is another one.
     pub(in super::super) data_pool: Option<String>,
+    /// How a clone names its parent, 1 or 2; none leaves it to the libraries.
+    pub(in super::super) clone_format: Option<u64>,
 }
 
 /// A clone of an image.
@@ -55,7 +61,8 @@ impl Making {
     }
 
     unsafe fn fill(&self, api: &Api, options: Handle) -> Outcome<()> {
-        let numbers = [(FEATURES, self.features), (ORDER, self.order.map(u64::from))];
+        let (order, format) = (self.order.map(u64::from), self.clone_format);
+        let numbers = [(FEATURES, self.features), (ORDER, order), (CLONE_FORMAT, format)];
         for (option, value) in numbers.into_iter().filter_map(|(option, value)| Some((option, value?))) {
             // SAFETY: the caller's options live.
             check(unsafe { (api.rbd_image_options_set_uint64)(options, option, value) })?;
@@ -83,6 +90,28 @@ impl Pool {
         Ok(names)
     }
 
+    /// Id, name and time of every image whose removal has begun and not ended.
+    pub(in super::super) fn half_removed(&self) -> Outcome<Vec<(String, String, u64)>> {
+        let api = self.api();
+        let none = null_mut();
+        let empty = Trash { id: none, name: none, source: 0, deletion_time: 0, deferment_end_time: 0 };
+        // SAFETY: the list has the length that is given; what is returned is copied, then given back once.
+        let mut found = listed(empty, |items, count| unsafe { (api.rbd_trash_list)(self.handle(), items, count) })?;
+        let removing = found.iter().filter(|image| image.source == REMOVING);
+        let time = |image: &Trash| u64::try_from(image.deletion_time).unwrap_or_default();
+        let images = removing.map(|image| (copied(image.id), copied(image.name), time(image))).collect();
+        // SAFETY: as above.
+        unsafe { (api.rbd_trash_list_cleanup)(found.as_mut_ptr(), found.len()) };
+        Ok(images)
+    }
+
+    /// Ends the removal of an image.
+    pub(in super::super) fn finish_removal(&self, id: &str) -> Outcome<()> {
+        let id = text(id)?;
+        // SAFETY: the string lives during the call.
+        check(unsafe { (self.api().rbd_trash_remove)(self.handle(), id.as_ptr(), true) }).map(drop)
+    }
+
     /// Makes an image of length 0.
     pub(in super::super) fn make_image(&self, name: &str, making: &Making) -> Outcome<()> {
         let name = text(name)?;
@@ -93,10 +122,17 @@ impl Pool {
     }
 
     /// Makes `name` in the pool `to` a clone of an image's snapshot.
-    pub(in super::super) fn clone_image(&self, parent: &str, snapshot: &str, to: &Self, name: &str) -> Outcome<()> {
+    pub(in super::super) fn clone_image(
+        &self,
+        parent: &str,
+        snapshot: &str,
+        to: &Self,
+        name: &str,
+        making: &Making,
+    ) -> Outcome<()> {
         let (parent, snapshot, name) = (text(parent)?, text(snapshot)?, text(name)?);
         let clone = self.api().rbd_clone3;
-        Making::default().with(self.api(), |options| {
+        making.with(self.api(), |options| {
             let (from, into) = (self.handle(), to.handle());
             // SAFETY: the strings live during the call.
             check(unsafe { clone(from, parent.as_ptr(), snapshot.as_ptr(), into, name.as_ptr(), options) }).map(drop)
