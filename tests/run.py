@@ -3,7 +3,7 @@
 
 Usage: tests/run.py        `make test` and .ci/run call it. Python standard library only.
 
-Sets up what the tests need (packages, test disk, Kubernetes programs) beside the compilation. The last line is
+Sets up what the tests need (packages, test disk, Ceph, Kubernetes programs) beside the compilation. The last line is
 "N passed, N failed, N skipped" over all test programs; a step that fails counts as one failed test, and a skipped test
 fails the run. Passing output is short, failing output is shown in full.
 """
@@ -172,6 +172,7 @@ def build(count):
     """Formatting, lints, programs; the set-up runs beside them. The test programs as (name, path, folder, least)."""
     images = start("set-up: packages, qemu-img to compare with, Debian disk", "sh", "-c",
                    "tests/images/install.sh && exec tests/images/debian-disk.sh")
+    ceph = start("set-up: Ceph", "tests/ceph/install.sh")
     good = done(count, start("formatting", "cargo", "fmt", "--all", "--check"))
     good &= check_scripts(count)
     cargo = ["--workspace", "--locked"]
@@ -182,7 +183,7 @@ def build(count):
     good &= done(count, start("lints", "cargo", "clippy", *cargo, "--all-targets", "--", "-D", "warnings"))
     tests = start("building the tests", "cargo", "test", *cargo, "--no-run", "--message-format=json-render-diagnostics")
     good &= done(count, tests, show_output=False)
-    ready = [done(count, step) for step in (images, tools) if step]
+    ready = [done(count, step) for step in (images, ceph, tools) if step]
     if not (good and all(ready) and tools):
         say("the tests are not run, because of the failures above")
         count.close()

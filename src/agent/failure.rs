@@ -47,6 +47,7 @@ const fn reason(kind: Kind) -> &'static str {
         Kind::NoSpace => "NoSpace",
         Kind::Io => "Io",
         Kind::Conflict => "Conflict",
+        Kind::InUse => "InUse",
         Kind::Cancelled => "Cancelled",
         Kind::NeedsSpill => "NeedsSpill",
         Kind::Internal => "Internal",

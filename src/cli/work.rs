@@ -49,6 +49,7 @@ fn code_of(kind: Kind) -> ExitCode {
         | Kind::NoSpace
         | Kind::Io
         | Kind::Conflict
+        | Kind::InUse
         | Kind::NeedsSpill
         | Kind::Internal => ExitCode::FAILURE,
     }

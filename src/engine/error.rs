@@ -27,8 +27,10 @@ pub enum Kind {
     NoSpace,
     /// A local read or write failed.
     Io,
-    /// This work was taken over by a later attempt, or the object is in use.
+    /// This work was taken over by a later attempt.
     Conflict,
+    /// Others use it, who are named; once they do not any more, trying again helps.
+    InUse,
     /// Somebody asked to stop.
     Cancelled,
     /// The image's layout needs more of the spill file than the mode in use keeps; the pipeline starts again with all of it.
@@ -41,7 +43,7 @@ impl Kind {
     /// Whether the same work may succeed later without anybody changing anything.
     pub const fn is_retryable(self) -> bool {
         match self {
-            Self::Unavailable | Self::Changed | Self::NoSpace | Self::Io | Self::NeedsSpill => true,
+            Self::Unavailable | Self::Changed | Self::NoSpace | Self::Io | Self::InUse | Self::NeedsSpill => true,
             Self::Refused
             | Self::InvalidInput
             | Self::Denied

@@ -16,35 +16,6 @@ PACKAGES=(
 )
 ORACLES=(qemu-img qemu-io qemu-nbd)
 
-missing_packages() {
-  local name
-  for name in "${PACKAGES[@]}"; do
-    [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || echo "$name"
-  done
-}
-
-# Others may be using apt at this moment; apt waits for dpkg's lock but not for that of its lists.
-update_lists() {
-  local attempt
-  for attempt in 1 2 3 4 5 6; do
-    if apt-get update -qq; then return; fi
-    say "apt-get update failed (attempt $attempt); again in 5 s"
-    sleep 5
-  done
-  die "apt-get update failed six times; see the messages above"
-}
-
-install_packages() {
-  local missing
-  mapfile -t missing < <(missing_packages)
-  if [[ ${#missing[@]} -eq 0 ]]; then return; fi
-  [[ $EUID -eq 0 ]] || die "missing packages; as root: apt-get install ${missing[*]}"
-  say "installing ${missing[*]}"
-  update_lists
-  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-    -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "${missing[@]}" >&2
-}
-
 # Writes the wrapper of program $1, which finds its libraries next to it, wherever the cache is.
 write_wrapper() {
   cat >"$2/$1" <<'WRAPPER'
@@ -89,6 +60,6 @@ install_oracle() {
 }
 
 lock install
-install_packages
+install_packages "${PACKAGES[@]}"
 install_oracle
 say "ready: $("$CACHE/bin/qemu-img" --version | head -n 1)"

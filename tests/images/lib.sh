@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Shared by the scripts of this folder: where the cache is, how to speak, how to lock, how to reach
-# Debian's packages without touching the machine's own apt state. Sourced, never run.
+# Shared by the scripts of this folder and of ../ceph: where the cache is, how to speak, how to lock, how
+# to install Debian's packages and how to reach them without touching the machine's own apt state.
+# Sourced, never run.
 
 # The cache holds what takes long to make. It may be deleted at any time; the scripts make it again.
 CACHE=${VITRINE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vitrine}
@@ -44,6 +45,36 @@ run_contained() {
   wait "$child" || status=$?
   trap - EXIT
   return "$status"
+}
+
+missing_packages() {
+  local name
+  for name in "$@"; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || echo "$name"
+  done
+}
+
+# Others may be using apt at this moment; apt waits for dpkg's lock but not for that of its lists.
+update_lists() {
+  local attempt
+  for attempt in 1 2 3 4 5 6; do
+    if apt-get update -qq; then return; fi
+    say "apt-get update failed (attempt $attempt); again in 5 s"
+    sleep 5
+  done
+  die "apt-get update failed six times; see the messages above"
+}
+
+# Installs those of the packages $@ that are missing.
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages "$@")
+  if [[ ${#missing[@]} -eq 0 ]]; then return; fi
+  [[ $EUID -eq 0 ]] || die "missing packages; as root: apt-get install ${missing[*]}"
+  say "installing ${missing[*]}"
+  update_lists
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+    -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "${missing[@]}" >&2
 }
 
 # The Debian release of this machine ("bookworm").

@@ -1,4 +1,4 @@
-//! Every store under the one conformance suite, and what only the filesystem store promises.
+//! Every store under the one conformance suite, and what only some of them promise.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,6 +10,7 @@
 mod conformance;
 mod decorators;
 mod filesystem;
+mod rbd;
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`filesystem`] | a folder: the embedded default |
 //! | [`memory`] | the reference for all others, and for tests |
+//! | [`rbd`] | a Ceph pool: an RBD image with a protected snapshot per object |
 //! | [`limit`], [`fault`] | decorators: how many sinks at once; errors and delays on purpose |
 //!
 //! `tests/stores` holds the conformance suite that every one of them passes.
@@ -19,6 +20,8 @@ pub mod limit;
 pub mod memory;
 pub mod pipe;
 pub mod plain;
+pub mod rbd;
+mod record;
 mod writeback;
 
 use std::{sync::Arc, time::Duration};

@@ -1,6 +1,7 @@
 //! Starts the real servers that Vitrine's tests, demo and benchmarks run against, and ends them without a trace.
 //!
 //! * [`cluster::ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, several at once;
+//! * [`ceph::CephCluster`]: a monitor, an OSD and where needed a manager on loopback, several at once;
 //! * [`http::FaultServer`] and [`http::ForwardProxy`]: an HTTP server that misbehaves on demand, and a proxy that counts;
 //! * [`scope::Scope`] and [`process::Process`]: a folder and the processes started in it, which end when their owner does, even by
 //!   `kill -9`;
@@ -8,6 +9,7 @@
 //!
 //! Knows nothing of Vitrine itself: the vitrine crate depends on this one, never the other way round.
 
+pub mod ceph;
 pub mod cluster;
 pub mod error;
 pub mod http;
@@ -18,6 +20,7 @@ pub mod qemu;
 pub mod scope;
 pub mod tools;
 
+pub use ceph::{CephCluster, CephOptions};
 pub use cluster::ControlPlane;
 pub use error::{Error, Result};
 pub use http::{Content, Fault, FaultServer, ForwardProxy, Route};

@@ -16,6 +16,8 @@ use crate::error::{Context, Error, Result};
 
 /// How often a process or its log is looked at while somebody waits.
 const POLL: Duration = Duration::from_millis(10);
+/// How long a process may take to stop where it is: as long as a thread may be held up in the kernel.
+const PAUSE_DEADLINE: Duration = Duration::from_secs(30);
 /// How much of a log's end goes into an error message: enough for a panic or a usage error, short enough to read.
 const TAIL_LINES: usize = 25;
 
@@ -124,12 +126,20 @@ impl Process {
         kill_process(pid, signal).context(|| format!("send a signal to {}", self.name))
     }
 
-    /// Stops it where it is (SIGSTOP), as a machine that hangs, until [`Process::resume`].
+    /// Stops it where it is (SIGSTOP), as a machine that hangs, until [`Process::resume`]. Waits until all its threads stand still.
     ///
     /// # Errors
-    /// When the signal may not be sent.
+    /// When the signal may not be sent, or a thread goes on.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let start = Instant::now();
+        while self.ended().is_none() && !self.is_stopped() {
+            if start.elapsed() > PAUSE_DEADLINE {
+                return Err(self.complaint("does not stop"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Lets it go on (SIGCONT).
@@ -215,6 +225,15 @@ impl Process {
     /// Whether it has exited but was not waited for.
     fn has_exited(&self) -> bool {
         self.stat_fields().is_none_or(|fields| fields.first().is_some_and(|state| state == "Z"))
+    }
+
+    fn is_stopped(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.id)) else { return false };
+        // A thread that ended meanwhile does nothing either.
+        let states = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        states
+            .filter_map(|stat| Some(stat.rsplit_once(')')?.1.trim_start().chars().next()))
+            .all(|state| state == Some('T'))
     }
 
     fn stat_fields(&self) -> Option<Vec<String>> {

@@ -3,7 +3,7 @@
 mod crash;
 mod full;
 mod identity;
-mod private;
+pub mod private;
 mod safety;
 mod sinks;
 mod sweeping;

@@ -1,0 +1,189 @@
+//! What a pool holds, and collecting what killed writers and removers left in it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    super::ObjectEntry,
+    ffi::{Errno, Image},
+    index::{self, Entry, State},
+    layout::{self, Token},
+    place::Place,
+    published, record, removal,
+};
+use crate::{error::Result, model::ObjectKey};
+
+/// An image and what its name says.
+struct Found {
+    id: String,
+    name: String,
+    kind: layout::Entry,
+}
+
+type Index = HashMap<ObjectKey, Entry>;
+
+/// Everything there is: images first and the index then, so that what is published in between shows as published.
+fn look(place: &Place) -> Result<(Vec<Found>, Index)> {
+    let images = place.pool().images().map_err(|errno| place.error("listing images", errno))?;
+    let found = |(id, name): (String, String)| Found { id, kind: layout::Entry::of(&name), name };
+    Ok((images.into_iter().map(found).collect(), index::all(place)?.into_iter().collect()))
+}
+
+/// Seconds since an image was last changed, by its header; `None` if it is gone.
+fn age(place: &Place, id: &str) -> Result<Option<u64>> {
+    match place.pool().changed(&format!("rbd_header.{id}")) {
+        Ok(changed) => Ok(Some(index::now().saturating_sub(changed))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(place.error(format!("looking at image {id}"), errno)),
+    }
+}
+
+/// An image of ours whose removal stopped halfway, which no list of images shows any more, with the seconds since.
+struct HalfRemoved {
+    id: String,
+    name: String,
+    key: ObjectKey,
+    age: u64,
+}
+
+fn half_removed(place: &Place) -> Result<Vec<HalfRemoved>> {
+    let found = match place.pool().half_removed() {
+        Ok(found) => found,
+        Err(Errno::NOENT) => Vec::new(),
+        Err(errno) => return Err(place.error("listing half removed images", errno)),
+    };
+    let ours = found.into_iter().filter_map(|(id, name, since)| {
+        let key = layout::Entry::of(&name).key().cloned()?;
+        Some(HalfRemoved { id, name, key, age: index::now().saturating_sub(since) })
+    });
+    Ok(ours.collect())
+}
+
+/// All images in the pool, also those that Vitrine did not make.
+pub(super) fn list(place: &Arc<Place>) -> Result<Vec<ObjectEntry>> {
+    let (images, index) = look(place)?;
+    let halves = half_removed(place)?.into_iter();
+    let mut entries: Vec<_> = halves
+        .map(|HalfRemoved { name, key, age, .. }| ObjectEntry {
+            key: Some(key),
+            name,
+            published: false,
+            age_seconds: age,
+        })
+        .collect();
+    for Found { id, name, kind } in images {
+        let Some(age_seconds) = age(place, &id)? else { continue };
+        let key = kind.key().cloned();
+        let published = key.as_ref().and_then(|key| index.get(key)).is_some_and(|entry| entry.publishes(&id));
+        entries.push(ObjectEntry { key, name, published, age_seconds });
+    }
+    Ok(entries)
+}
+
+/// Removes leftovers that were not changed for `older_than`; returns their names. One that cannot be removed does not keep the others;
+/// the error is told at the end.
+pub(super) fn sweep(place: &Arc<Place>, older_than: Duration) -> Result<Vec<String>> {
+    let (images, index) = look(place)?;
+    let (mut removed, mut failures, mut left) = (Vec::new(), Vec::new(), HashSet::new());
+    for found in images {
+        let Some(key) = found.kind.key().cloned() else { continue };
+        match sweep_image(place, &found, &key, index.get(&key), older_than) {
+            Ok(true) => removed.push(found.name),
+            Ok(false) => drop(left.insert(key)),
+            Err(error) => {
+                left.insert(key);
+                failures.push(error);
+            }
+        }
+    }
+    for half in half_removed(place)?.into_iter().filter(|half| half.age >= older_than.as_secs()) {
+        match place.pool().finish_removal(&half.id) {
+            Ok(()) => removed.push(half.name),
+            // Somebody is at it.
+            Err(Errno::NOENT | Errno::BUSY) => {}
+            Err(errno) => failures.push(place.error(format!("removing image {}", half.name), errno)),
+        }
+    }
+    let needless = index.iter().filter(|(key, entry)| {
+        entry.state != State::Published && entry.age() >= older_than.as_secs() && !left.contains(*key)
+    });
+    failures.extend(needless.filter_map(|(key, entry)| forget(place, key, entry).err()));
+    let count = failures.len();
+    match failures.into_iter().next() {
+        None => Ok(removed),
+        Some(first) => Err(first.context(format!("{count} leftovers could not be removed, the first"))),
+    }
+}
+
+/// Whether the image was removed.
+fn sweep_image(
+    place: &Arc<Place>,
+    found: &Found,
+    key: &ObjectKey,
+    entry: Option<&Entry>,
+    older_than: Duration,
+) -> Result<bool> {
+    if entry.is_some_and(|entry| entry.publishes(&found.id)) {
+        return finish_name(place, found, key).map(|()| false);
+    }
+    let token = match &found.kind {
+        layout::Entry::Partial(_, token) | layout::Entry::Removed(_, token) => *token,
+        // With a public name only what the index knows to be deleted is ours for certain.
+        _ => match entry.filter(|entry| entry.image.as_deref() == Some(&found.id)).and_then(|entry| entry.token) {
+            Some(token) => token,
+            None => return Ok(false),
+        },
+    };
+    if age(place, &found.id)?.is_none_or(|age| age < older_than.as_secs()) || is_used(place, found)? {
+        return Ok(false);
+    }
+    if let Some(entry) = entry.filter(|entry| entry.state == State::Writing && entry.token == Some(token)) {
+        // Its writer may be cut off from the cluster and come back: first it is fenced off.
+        let nobody = Token { nonce: rand::random(), ..token };
+        let fenced = Entry::new(State::Writing, entry.attempt, Some(nobody), None);
+        if !index::swap(place, key, Some(entry), Some(&fenced))? {
+            return Ok(false);
+        }
+    }
+    removal::discard(place, key, token, &found.id)
+}
+
+/// Gives a published image its public name, if its publisher died before it did.
+fn finish_name(place: &Arc<Place>, found: &Found, key: &ObjectKey) -> Result<()> {
+    if found.name == layout::object(key) {
+        return Ok(());
+    }
+    let failed = |errno| place.error(format!("opening image {}", found.name), errno);
+    let image = match Image::look(place.pool(), &found.id, None) {
+        Ok(image) => image,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(failed(errno)),
+    };
+    published::name(place, key, &image)?;
+    image.close().map_err(failed)
+}
+
+fn is_used(place: &Arc<Place>, found: &Found) -> Result<bool> {
+    let failed = |errno| place.error(format!("looking who uses image {}", found.name), errno);
+    let image = match Image::look(place.pool(), &found.id, None) {
+        Ok(image) => image,
+        Err(Errno::NOENT) => return Ok(true),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let users = image.users().map_err(failed)?;
+    image.close().map_err(failed)?;
+    Ok(users > 0)
+}
+
+/// Removes the entry of a key of which there is no image, with its record. An entry outlives its object, so that a writer from before a
+/// deletion cannot come back; after the grace period nobody can.
+fn forget(place: &Arc<Place>, key: &ObjectKey, entry: &Entry) -> Result<()> {
+    if index::swap(place, key, Some(entry), None)? {
+        entry.token.map_or(Ok(()), |token| record::remove(place, key, token))
+    } else {
+        Ok(())
+    }
+}
