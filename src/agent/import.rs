@@ -90,7 +90,7 @@ async fn targets(place: &Workplace, order: &ImportOrder, stop: &CancellationToke
 
 /// The store as the task names it.
 pub fn named(target: &StoreTarget) -> Place<'_> {
-    Place { name: &target.name, filesystem: target.filesystem.as_ref(), id: target.store_id.as_deref() }
+    Place { name: &target.name, backend: &target.backend, id: target.store_id.as_deref() }
 }
 
 /// A store that cannot be opened says something about this node: another one may well have it.

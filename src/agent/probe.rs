@@ -14,7 +14,7 @@ use super::{
     rate::signed,
     stores::{Place, Stores},
 };
-use crate::api::{FilesystemBackend, StoreReport};
+use crate::api::{Backend, StoreReport};
 
 /// How long a store may take to answer a probe before it counts as not ready. Local disks answer in milliseconds; a network file
 /// system whose server is away never does.
@@ -32,7 +32,7 @@ pub struct Subject {
     /// The generation of its spec.
     pub generation: i64,
     /// Its back end.
-    pub filesystem: Option<FilesystemBackend>,
+    pub backend: Backend,
     /// Which store must be found there, as far as is known.
     pub id: Option<String>,
 }
@@ -97,8 +97,8 @@ fn late(name: &str) -> Error {
 /// # Errors
 /// Why it cannot be read.
 pub async fn look(stores: Arc<Stores>, subject: Subject) -> Result<Look> {
-    let Subject { name, filesystem, id, .. } = &subject;
-    let place = Place { name, filesystem: filesystem.as_ref(), id: id.as_deref() };
+    let Subject { name, backend, id, .. } = &subject;
+    let place = Place { name, backend, id: id.as_deref() };
     look_at(&*stores.open(place).await?).await
 }
 
@@ -146,7 +146,7 @@ mod tests {
 
     fn subject() -> Subject {
         let id = Some("0a".repeat(16));
-        Subject { name: "s".to_owned(), uid: Some("u".to_owned()), generation: 3, filesystem: None, id }
+        Subject { name: "s".to_owned(), uid: Some("u".to_owned()), generation: 3, backend: Backend::default(), id }
     }
 
     #[tokio::test(start_paused = true)]

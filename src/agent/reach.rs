@@ -271,15 +271,15 @@ fn subject(store: &ImageStore, reports: &BTreeMap<String, StoreReport>) -> Optio
         name,
         uid: store.metadata.uid.clone(),
         generation: store.metadata.generation.unwrap_or_default(),
-        filesystem: store.spec.filesystem.clone(),
+        backend: store.spec.backend.clone(),
     })
 }
 
 /// Removes old leftovers. Nobody waits for it, and what goes wrong says nothing of whether the store can be used.
 async fn sweep(stores: Arc<Stores>, subject: Subject) {
-    let Subject { name, filesystem, id, .. } = &subject;
+    let Subject { name, backend, id, .. } = &subject;
     let swept = async {
-        let place = Place { name, filesystem: filesystem.as_ref(), id: id.as_deref() };
+        let place = Place { name, backend, id: id.as_deref() };
         stores.open(place).await?.sweep(SWEEP_INTERVAL).await
     };
     match swept.await {

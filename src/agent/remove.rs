@@ -37,8 +37,7 @@ pub async fn remove(
     let order = spec.delete.as_ref().ok_or_else(|| Error::new(Kind::InvalidInput, "the task has no delete order"))?;
     let (key, fence) = (import::key(spec)?, import::token(order.fence)?);
     for target in &order.stores {
-        let there =
-            Place { name: &target.name, filesystem: target.filesystem.as_ref(), id: target.store_id.as_deref() };
+        let there = Place { name: &target.name, backend: &target.backend, id: target.store_id.as_deref() };
         let opened = store::answer(&target.name, "opening it", stop, place.stores.open_existing(there)).await;
         if let Some(store) = opened.map_err(|error| here(place, error))? {
             permit.permit().await?;
@@ -62,8 +61,8 @@ async fn delete(store: &dyn Store, key: &ObjectKey, fence: u32, stop: &Cancellat
 
 /// Whether an import writes to stores that other nodes write to as well: what it leaves there, `clear_up` does not remove.
 pub fn is_shared(spec: &ImageTaskSpec) -> bool {
-    let targets = spec.import.iter().flat_map(|order| &order.stores);
-    targets.filter_map(|target| target.filesystem.as_ref()).any(|backend| backend.shared)
+    let mut targets = spec.import.iter().flat_map(|order| &order.stores);
+    targets.any(|target| target.backend.is_shared())
 }
 
 /// Removes what an import that came to nothing may have left in this node's own stores. Stores that others write to as well are
@@ -97,7 +96,7 @@ pub async fn clear_up(place: &Workplace, spec: &ImageTaskSpec) -> Result<()> {
 
 async fn own_stores(place: &Workplace, order: &ImportOrder) -> Result<Vec<Arc<dyn Store>>> {
     let mut stores = Vec::new();
-    for target in order.stores.iter().filter(|target| target.filesystem.as_ref().is_some_and(|b| !b.shared)) {
+    for target in order.stores.iter().filter(|target| target.backend.is_local()) {
         let opening = place.stores.open_existing(import::named(target));
         stores.extend(store::answer(&target.name, "opening it", &place.end, opening).await?);
     }

@@ -2,6 +2,7 @@
 //!
 //! Knows the model and Kubernetes' type definitions. Must not know a client: what is here can be tested without a cluster.
 
+mod backend;
 pub mod condition;
 mod content;
 mod crd;
@@ -13,6 +14,7 @@ mod source;
 mod store;
 mod task;
 
+pub use backend::{Backend, FilesystemBackend};
 pub use content::Content;
 pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{
@@ -21,7 +23,7 @@ pub use image::{
 };
 pub use node_cache::{AgentInfo, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
 pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};
-pub use store::{FilesystemBackend, ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, StoreCapacity};
+pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, StoreCapacity};
 pub use task::{
     Action, DeleteOrder, DeleteTarget, HIGHEST_ATTEMPT, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus,
     ImportOrder, ImportResult, StoreTarget, TaskFailure, TaskHttp, TaskLocation, TaskPhase, TaskSource,

@@ -15,7 +15,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::store::STORE_ID_PATTERN;
+use super::backend::STORE_ID_PATTERN;
 
 /// What one node shall have at hand; see the module for who writes what.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -12,10 +12,12 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{image::Conversion, schema, source::is_false};
-
-/// How a back end's own mark looks.
-pub(super) const STORE_ID_PATTERN: &str = "^[0-9a-f]{32}$";
+use super::{
+    backend::{Backend, STORE_ID_PATTERN},
+    image::Conversion,
+    schema,
+    source::is_false,
+};
 
 /// A back end that keeps image data.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -76,24 +78,9 @@ pub struct ImageStoreSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::node_selector")]
     pub node_selector: BTreeMap<String, String>,
-    /// A folder on the agents' nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filesystem: Option<FilesystemBackend>,
-}
-
-/// A folder. It cannot be changed: what is kept would be somewhere else from one moment to the next.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct FilesystemBackend {
-    /// Absolute, without `.` and `..`.
-    #[schemars(length(min = 2, max = 512), regex(pattern = "^(/[A-Za-z0-9._-]+)+$"))]
-    #[x_kube(validation = Rule::new("!self.matches('/[.]{1,2}(/|$)')")
-        .message("the path must not have . or .. in it: write it out"))]
-    pub path: String,
-    /// The folder is one and the same on every node, as on a network file system mounted by the nodes. If not, each node has its own,
-    /// and every image is on the node that imported it.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub shared: bool,
+    /// What stands behind it.
+    #[serde(flatten)]
+    pub backend: Backend,
 }
 
 /// What is known of an ImageStore.

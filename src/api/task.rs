@@ -35,11 +35,11 @@ use serde::{Deserialize, Serialize};
 use vitrine_engine::model::ContainerFormat;
 
 use super::{
+    backend::{Backend, STORE_ID_PATTERN},
     content::Content,
     image::{DeclaredFormat, Output, Progress},
     schema,
     source::{DIGEST_PATTERN, is_false},
-    store::{FilesystemBackend, STORE_ID_PATTERN},
 };
 
 /// The highest number of an attempt.
@@ -196,9 +196,9 @@ pub struct StoreTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub store_id: Option<String>,
-    /// A folder on the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filesystem: Option<FilesystemBackend>,
+    /// What stands behind it.
+    #[serde(flatten)]
+    pub backend: Backend,
 }
 
 /// Remove a revision from stores.
@@ -225,9 +225,9 @@ pub struct DeleteTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub store_id: Option<String>,
-    /// A folder on the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filesystem: Option<FilesystemBackend>,
+    /// What stands behind it.
+    #[serde(flatten)]
+    pub backend: Backend,
 }
 
 /// What the agent says of a task.

@@ -24,7 +24,7 @@ pub fn image() -> Image {
 /// A local store that the store controller has prepared.
 pub fn store(name: &str) -> ImageStore {
     let backend = FilesystemBackend { path: format!("/srv/{name}"), shared: false };
-    let spec = ImageStoreSpec { filesystem: Some(backend), ..ImageStoreSpec::default() };
+    let spec = ImageStoreSpec { backend: backend.into(), ..ImageStoreSpec::default() };
     let mut store = ImageStore::new(name, spec);
     store.metadata.finalizers = Some(vec![identity::FINALIZER.to_owned()]);
     store

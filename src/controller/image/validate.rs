@@ -13,7 +13,7 @@ use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
 
 use crate::{
     api::{
-        Conversion, DeclaredFormat, FilesystemBackend, HttpSource, Image, ImageSpec, ImageStore, Output, Source,
+        Backend, Conversion, DeclaredFormat, HttpSource, Image, ImageSpec, ImageStore, Output, Source,
         condition::{reasons, types},
         identity,
     },
@@ -43,7 +43,7 @@ pub struct WantedStore {
     /// Its name.
     pub name: String,
     /// What it is.
-    pub backend: FilesystemBackend,
+    pub backend: Backend,
     /// How the image is stored there.
     pub output: Output,
     /// The nodes that reach it.
@@ -178,8 +178,10 @@ fn known(stores: &[Arc<ImageStore>]) -> String {
 
 fn wanted_store(spec: &ImageSpec, store: &ImageStore) -> Result<WantedStore, String> {
     let name = store.name_any();
-    let backend = store.spec.filesystem.clone();
-    let backend = backend.ok_or_else(|| format!("ImageStore {name} has no back end that this version knows"))?;
+    let backend = store.spec.backend.clone();
+    if backend.kind().is_none() {
+        return Err(format!("ImageStore {name} has no back end that this version knows"));
+    }
     if let Some(message) = invalid(store) {
         return Err(format!("ImageStore {name} cannot be used: {message}"));
     }

@@ -85,7 +85,7 @@ pub fn decide(seen: &Observed<'_>) -> Decision {
     conditions.push(condition(types::WRITABLE, writable, reason, &message, generation, &before.conditions, seen.now));
     let status = ImageStoreStatus {
         observed_generation: Some(generation),
-        type_: store.spec.filesystem.as_ref().map(|_| "filesystem".to_owned()),
+        type_: store.spec.backend.kind().map(str::to_owned),
         id,
         default: is_default,
         capacity: reach.capacity(store),
@@ -109,7 +109,7 @@ fn shared_id(seen: &Observed<'_>, before: &ImageStoreStatus) -> Option<String> {
 }
 
 fn is_shared(store: &ImageStore) -> bool {
-    store.spec.filesystem.as_ref().is_some_and(|backend| backend.shared)
+    store.spec.backend.is_shared()
 }
 
 /// The live agents that ought to reach a store, by what they say of it.
@@ -238,7 +238,7 @@ fn writable(seen: &Observed<'_>, reach: &Reach<'_>) -> (&'static str, &'static s
 }
 
 fn full(store: &ImageStore, reach: &Reach<'_>) -> String {
-    let path = store.spec.filesystem.as_ref().map_or("its back end", |backend| backend.path.as_str());
+    let path = store.spec.backend.filesystem.as_ref().map_or("its back end", |backend| backend.path.as_str());
     let nodes = reach.ready.iter().take(NAMED_NODES).map(|(node, _)| *node).collect::<Vec<_>>().join(", ");
     let more = reach.ready.len().saturating_sub(NAMED_NODES);
     let rest = if more == 0 { String::new() } else { format!(" and {more} more") };

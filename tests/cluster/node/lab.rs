@@ -135,7 +135,7 @@ impl<'a> Lab<'a> {
         let target = |store: &StoreTarget| DeleteTarget {
             name: store.name.clone(),
             store_id: store.store_id.clone(),
-            filesystem: store.filesystem.clone(),
+            backend: store.backend.clone(),
         };
         let delete = DeleteOrder { stores: order.import.stores.iter().map(target).collect(), fence: order.attempt };
         let spec = self.spec(order, Action::Delete);
@@ -260,12 +260,7 @@ impl Order {
             disk_format: vitrine::api::DeclaredFormat::Auto,
             container_format: None,
             container_disk: None,
-            stores: vec![StoreTarget {
-                name: "s".to_owned(),
-                output: RAW,
-                store_id: None,
-                filesystem: Some(filesystem),
-            }],
+            stores: vec![StoreTarget { name: "s".to_owned(), output: RAW, store_id: None, backend: filesystem.into() }],
         };
         Self { image: image.to_owned(), revision: 1, attempt: 1, node: node.to_owned(), import }
     }

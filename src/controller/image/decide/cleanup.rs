@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Draft, orders::delete_task, phase_of, settle::is_local};
+use super::{Draft, orders::delete_task, phase_of};
 use crate::{
     api::{Action, Cleanup, ImageStore, ImageTask, TaskPhase, condition::events},
     controller::fleet::{Demand, Liveness},
@@ -140,8 +140,7 @@ impl<'a> Draft<'a> {
 /// Whether `task` is an order to remove `item`.
 fn serves(task: &ImageTask, item: &Cleanup) -> bool {
     let targets = task.spec.delete.iter().flat_map(|order| &order.stores);
-    let mut local =
-        targets.filter(|target| target.name == item.store).map(|target| is_local(target.filesystem.as_ref()));
+    let mut local = targets.filter(|target| target.name == item.store).map(|target| target.backend.is_local());
     let node_fits = |local: bool| match &item.node {
         Some(node) => local && *node == task.spec.node_name,
         None => !local,

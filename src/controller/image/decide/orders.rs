@@ -91,7 +91,7 @@ pub fn import_task(
                 name: store.name.clone(),
                 output: store.output,
                 store_id: seen.stores.get(&store.name).and_then(|found| store_id(seen, found, node)),
-                filesystem: Some(store.backend.clone()),
+                backend: store.backend.clone(),
             })
             .collect(),
     };
@@ -112,7 +112,7 @@ pub fn delete_task(
     let target = DeleteTarget {
         name: item.store.clone(),
         store_id: store_id(seen, store, node),
-        filesystem: store.spec.filesystem.clone(),
+        backend: store.spec.backend.clone(),
     };
     let uid = image.metadata.uid.clone().unwrap_or_default();
     let name = identity::task_name(&uid, revision, Action::Delete, Some(place), attempt);
@@ -132,8 +132,7 @@ pub fn last_attempt(seen: &Observed<'_>, revision: i64) -> i64 {
 
 /// Which store `node` must find: what all agree on if it is shared, else what the node itself has reported.
 fn store_id(seen: &Observed<'_>, store: &ImageStore, node: &str) -> Option<String> {
-    let shared = store.spec.filesystem.as_ref().is_some_and(|backend| backend.shared);
-    if shared {
+    if store.spec.backend.is_shared() {
         return store.status.as_ref()?.id.clone();
     }
     let report = seen.fleet.report(node, store.metadata.name.as_deref()?)?;

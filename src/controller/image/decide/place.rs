@@ -179,7 +179,7 @@ impl Draft<'_> {
     }
 
     fn start(&mut self, number: i64, wanted: &Wanted, missing: &[&WantedStore], node: String) {
-        let shared: Vec<_> = missing.iter().filter(|s| s.backend.shared).map(|store| store.name.clone()).collect();
+        let shared: Vec<_> = missing.iter().filter(|s| s.backend.is_shared()).map(|store| store.name.clone()).collect();
         self.discard_tried(number, &shared);
         let Some(revision) = self.revision(number) else { return };
         revision.tried = shared;

@@ -123,7 +123,7 @@ impl Draft<'_> {
         let fence = task.spec.delete.as_ref().map_or(0, |order| order.fence);
         let stores = task.spec.delete.iter().flat_map(|order| &order.stores);
         for target in stores {
-            let node = is_local(target.filesystem.as_ref()).then(|| task.spec.node_name.clone());
+            let node = target.backend.is_local().then(|| task.spec.node_name.clone());
             let done = |item: &crate::api::Cleanup| {
                 item.revision == task.spec.revision
                     && item.store == target.name
@@ -150,7 +150,7 @@ fn locations(task: &ImageTask, result: &ImportResult) -> Vec<Location> {
     let target =
         |name: &str| task.spec.import.iter().flat_map(|order| &order.stores).find(|target| target.name == name);
     let make = |found: &crate::api::TaskLocation| {
-        let local = target(&found.store).is_none_or(|target| is_local(target.filesystem.as_ref()));
+        let local = target(&found.store).is_none_or(|target| target.backend.is_local());
         Location {
             store: found.store.clone(),
             node: local.then(|| task.spec.node_name.clone()),
@@ -161,9 +161,4 @@ fn locations(task: &ImageTask, result: &ImportResult) -> Vec<Location> {
         }
     };
     result.locations.iter().map(make).collect()
-}
-
-/// Whether each node has such a store for itself.
-pub(super) fn is_local(filesystem: Option<&crate::api::FilesystemBackend>) -> bool {
-    filesystem.is_some_and(|backend| !backend.shared)
 }

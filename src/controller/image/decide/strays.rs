@@ -4,7 +4,7 @@
 //! it may have left on a disk of its own is put down for cleanup; in a store that others reach, the next attempt's token shuts it out,
 //! and `Revision::tried` remembers it for the case that there is none.
 
-use super::{Draft, phase_of, settle::is_local};
+use super::{Draft, phase_of};
 use crate::{
     api::{Action, FailureReport, ImageTask},
     controller::fleet::Liveness,
@@ -62,7 +62,7 @@ impl Draft<'_> {
             return;
         }
         let targets = task.spec.import.iter().flat_map(|order| &order.stores);
-        for target in targets.filter(|target| is_local(target.filesystem.as_ref())) {
+        for target in targets.filter(|target| target.backend.is_local()) {
             self.discard_at(task.spec.revision, &target.name, Some(node));
         }
     }

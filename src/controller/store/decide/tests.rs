@@ -67,7 +67,7 @@ fn ready_follows_the_agents_reports() {
 #[test]
 fn a_shared_folder_is_counted_once() {
     let mut store = testing::store("fast");
-    store.spec.filesystem.as_mut().unwrap().shared = true;
+    store.spec.backend.filesystem.as_mut().unwrap().shared = true;
     let mut agents = fleet(&["a", "b"]);
     agents.observe_reports("a", Some(&[report(true, 40)]));
     agents.observe_reports("b", Some(&[report(true, 39)]));
@@ -159,7 +159,7 @@ fn a_store_that_is_being_deleted_takes_nothing() {
 #[test]
 fn a_store_in_the_folder_of_another_is_stalled() {
     let [mut old, mut new] = [testing::store("old"), testing::store("fast")];
-    old.spec.filesystem.clone_from(&new.spec.filesystem);
+    old.spec.backend.filesystem.clone_from(&new.spec.backend.filesystem);
     for (store, seconds) in [(&mut old, 100), (&mut new, 200)] {
         store.metadata.creation_timestamp = Timestamp::from_second(seconds).ok().map(Into::into);
     }
@@ -183,7 +183,7 @@ fn marked(digit: &str, second: i64) -> StoreReport {
 #[test]
 fn a_shared_store_is_the_one_that_was_found_first() {
     let mut store = testing::store("fast");
-    store.spec.filesystem.as_mut().unwrap().shared = true;
+    store.spec.backend.filesystem.as_mut().unwrap().shared = true;
     let mut agents = fleet(&["a", "b"]);
     agents.observe_reports("a", Some(&[marked("b", 200)]));
     agents.observe_reports("b", Some(&[marked("a", 100)]));

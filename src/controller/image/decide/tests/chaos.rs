@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::world::{Reach, World, failure};
-use crate::api::{Action, FilesystemBackend, ImageTask, ImageTaskSpec};
+use crate::api::{Action, Backend, ImageTask, ImageTaskSpec};
 
 #[derive(Clone, Debug)]
 enum Deed {
@@ -139,10 +139,10 @@ impl Chaos {
     fn touch_disks(&mut self, task: &ImageTask) {
         let spec = &task.spec;
         for target in spec.import.iter().flat_map(|order| &order.stores) {
-            self.disks.insert((spec.revision, target.name.clone(), node_of(target.filesystem.as_ref(), spec)));
+            self.disks.insert((spec.revision, target.name.clone(), node_of(&target.backend, spec)));
         }
         for target in spec.delete.iter().flat_map(|order| &order.stores) {
-            self.disks.remove(&(spec.revision, target.name.clone(), node_of(target.filesystem.as_ref(), spec)));
+            self.disks.remove(&(spec.revision, target.name.clone(), node_of(&target.backend, spec)));
         }
     }
 
@@ -185,8 +185,8 @@ impl Chaos {
 }
 
 /// The node on whose disk a task's data is.
-fn node_of(backend: Option<&FilesystemBackend>, spec: &ImageTaskSpec) -> Option<String> {
-    backend.is_none_or(|backend| !backend.shared).then(|| spec.node_name.clone())
+fn node_of(backend: &Backend, spec: &ImageTaskSpec) -> Option<String> {
+    backend.is_local().then(|| spec.node_name.clone())
 }
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {

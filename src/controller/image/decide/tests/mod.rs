@@ -49,7 +49,7 @@ fn a_new_image_is_imported_by_a_live_node() {
     assert_eq!((task.spec.action, task.spec.attempt, task.spec.revision), (Action::Import, 1, 1));
     let order = task.spec.import.clone().unwrap();
     assert_eq!(order.source.http.unwrap().url, "https://images.example/debian.qcow2");
-    assert_eq!(order.stores[0].filesystem.as_ref().unwrap().path, "/srv/fast");
+    assert_eq!(order.stores[0].backend.filesystem.as_ref().unwrap().path, "/srv/fast");
     assert_eq!((kstatus(&world), world.phase()), ("InProgress", ImagePhase::Queued));
     assert_eq!(world.told(), [events::IMPORT_STARTED]);
 

@@ -233,7 +233,7 @@ impl World {
     }
 
     pub fn share_store(&mut self, name: &str) {
-        self.change_store(name, |store| store.spec.filesystem.as_mut().unwrap().shared = true);
+        self.change_store(name, |store| store.spec.backend.filesystem.as_mut().unwrap().shared = true);
     }
 
     pub fn pass(&mut self, time: Duration) {
