@@ -10,7 +10,10 @@ use vitrine::{
     kube::{client, signal},
     telemetry::{self, LogFormat},
 };
-use vitrine_engine::source::{Patience, ProxySettings};
+use vitrine_engine::{
+    model::Limits,
+    source::{Patience, ProxySettings},
+};
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
@@ -84,7 +87,7 @@ fn agent_config(args: &Agent) -> agent::Config {
         policy: Arc::new(args.sources.policy()),
         proxy: ProxySettings::from_environment(),
         patience,
-        limits: args.bounds.limits(),
+        limits: Limits { store_stall: Duration::from_secs(timing.store_stall_timeout), ..args.bounds.limits() },
         lease,
         probe_interval: Duration::from_secs(timing.probe_interval),
         grace: Duration::from_secs(timing.grace),

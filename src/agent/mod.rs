@@ -16,6 +16,7 @@
 //! Knows the API types and the engine. Must not know the controller: the contract between the two is in `api::task`.
 
 mod config;
+mod copy;
 mod failure;
 mod heartbeat;
 mod import;

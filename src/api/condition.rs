@@ -50,6 +50,16 @@ pub mod events {
     pub const IMPORT_SUCCEEDED: &str = "ImportSucceeded";
     /// An attempt failed; another follows or not, as the note says.
     pub const IMPORT_FAILED: &str = "ImportFailed";
+    /// A copy was handed to a node.
+    pub const COPY_STARTED: &str = "CopyStarted";
+    /// A store has got its copy.
+    pub const COPY_SUCCEEDED: &str = "CopySucceeded";
+    /// A store could not take what it shall keep; it is tried again or not, as the note says.
+    pub const STORE_FAILED: &str = "StoreFailed";
+    /// What a store holds is not what was stored.
+    pub const LOCATION_CORRUPT: &str = "LocationCorrupt";
+    /// What a store holds could not be read.
+    pub const LOCATION_UNREADABLE: &str = "LocationUnreadable";
     /// The node of a running import is gone; another takes over.
     pub const NODE_LOST: &str = "NodeLost";
     /// Data on a node that no longer exists was given up.

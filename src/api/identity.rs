@@ -10,6 +10,8 @@ pub const LABEL_AGENT: &str = "vitrine.dev/agent";
 pub const ANNOTATION_NODE: &str = "vitrine.dev/node-name";
 /// Annotation by which a person asks for a failed import to be tried afresh; any value that differs from the last one counts.
 pub const ANNOTATION_RETRY: &str = "vitrine.dev/retry";
+/// Annotation by which a person asks for every copy of an Image to be verified; any value that differs from the last one counts.
+pub const ANNOTATION_VERIFY: &str = "vitrine.dev/verify";
 /// Finalizer on Images that have, or may have, data outside the cluster, and on every ImageStore, for it may come to hold some.
 pub const FINALIZER: &str = "vitrine.dev/data";
 
@@ -33,7 +35,9 @@ pub fn agent_lease_name(node: &str) -> String {
 pub fn task_name(image_uid: &str, revision: i64, action: Action, place: Option<&str>, attempt: i64) -> String {
     let action = match action {
         Action::Import => "import",
+        Action::Copy => "copy",
         Action::Delete => "delete",
+        Action::Verify => "verify",
     };
     match place {
         None => format!("{image_uid}-r{revision}-{action}-{attempt}"),

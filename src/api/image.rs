@@ -85,6 +85,9 @@ pub struct ImageSpec {
     /// Keep it in every ImageStore that is not read-only, those made later included.
     #[serde(default, skip_serializing_if = "is_false")]
     pub all_stores: bool,
+    /// Serve only what is in all of these stores. If not, one is enough: the others are told in status, and filled when they can be.
+    #[serde(default = "default_require_all")]
+    pub require_all_stores: bool,
     /// Refuse to delete the Image.
     #[serde(default, skip_serializing_if = "is_false")]
     pub protected: bool,
@@ -100,6 +103,10 @@ pub struct ImageSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::tags")]
     pub tags: Vec<String>,
+}
+
+fn default_require_all() -> bool {
+    true
 }
 
 fn default_history() -> i64 {
@@ -245,14 +252,18 @@ pub struct ImageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub cleanup: Vec<Cleanup>,
-    /// Where the serving revision is kept.
+    /// Where the serving revision is kept, best first by the weight of the stores; and which stores shall keep it and do not, with why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 128))]
     pub locations: Vec<Location>,
     /// The value of the retry annotation that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_handled_retry: Option<String>,
+    /// The value of the verify annotation that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_handled_verify: Option<String>,
     /// Texts for `kubectl get`; never parse these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display: Option<Display>,
@@ -291,7 +302,7 @@ pub struct Revision {
     /// The stores reached from several nodes that an attempt may have written to without saying so. What it left there is nobody's but
     /// this revision's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 253)))]
+    #[schemars(length(max = 64), inner(length(max = 253)))]
     pub tried: Vec<String>,
     /// What was found; absent until it is verified.
     #[serde(flatten)]
@@ -303,9 +314,18 @@ pub struct Revision {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub locations: Vec<Location>,
+    /// The stores that shall keep it and failed to take it, or lost what they had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["store"]))]
+    pub gaps: Vec<Gap>,
 }
 
 impl Revision {
+    /// Where it can be had.
+    pub fn copies(&self) -> impl Iterator<Item = &Location> {
+        self.locations.iter().filter(|location| location.phase.is_copy())
+    }
+
     /// Digests of the bytes as received; none until they are known.
     pub fn digests(&self) -> Vec<String> {
         self.content.as_ref().map(|content| content.digests.clone()).unwrap_or_default()
@@ -319,6 +339,23 @@ pub enum RevisionPhase {
     Importing,
     /// Verified and stored.
     Active,
+}
+
+/// A store that shall keep a revision, and does not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Gap {
+    /// The ImageStore.
+    #[schemars(length(max = 253))]
+    pub store: String,
+    /// How often it failed in a row.
+    #[serde(default)]
+    pub failures: i64,
+    /// The last failure.
+    pub last_failure: FailureReport,
+    /// When it may be tried again; absent if that cannot help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
 }
 
 /// Data that is to be removed.
@@ -344,8 +381,8 @@ fn highest_attempt() -> i64 {
     super::task::HIGHEST_ATTEMPT
 }
 
-/// One stored copy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// One stored copy, or the lack of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Location {
     /// The ImageStore.
@@ -368,6 +405,46 @@ pub struct Location {
     /// Bytes that the store really holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated_size: Option<i64>,
+    /// How it stands.
+    #[serde(default)]
+    pub phase: LocationPhase,
+    /// Why it is not Active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub message: Option<String>,
+    /// When it was stored, verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_at: Option<Time>,
+    /// When it was last read from end to end and found to be what was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Time>,
+    /// Somebody has asked for it to be verified, and it was not yet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub verify: bool,
+}
+
+/// How a location stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LocationPhase {
+    /// What was stored is there, as far as is known.
+    #[default]
+    Active,
+    /// When it was last looked at it could not be read, which may pass. It is used only where there is no other.
+    Unreadable,
+    /// What is there is not what was stored. It is not used any more, and made anew.
+    Corrupt,
+    /// The store shall keep it, and does not yet.
+    Missing,
+}
+
+impl LocationPhase {
+    /// Whether there is something to read.
+    pub const fn is_copy(self) -> bool {
+        match self {
+            Self::Active | Self::Unreadable => true,
+            Self::Corrupt | Self::Missing => false,
+        }
+    }
 }
 
 /// How far work is.
@@ -404,6 +481,17 @@ pub struct Attempt {
     pub revision: i64,
     /// Number of the attempt under way or of the last one.
     pub number: i64,
+    /// The generation of the Image for which the failures are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// The stores that it copies the revision from; none if it comes from its source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub from: Vec<String>,
+    /// The stores whose copies could not be read since the count began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 253)))]
+    pub unreadable: Vec<String>,
     /// The stores it brings the revision into.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 253)))]

@@ -18,15 +18,16 @@ pub use backend::{Backend, FilesystemBackend};
 pub use content::Content;
 pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{
-    Attempt, Cleanup, Conversion, DeclaredFormat, Display, FailureReport, Image, ImagePhase, ImageSpec, ImageStatus,
-    Location, Output, Progress, Revision, RevisionPhase,
+    Attempt, Cleanup, Conversion, DeclaredFormat, Display, FailureReport, Gap, Image, ImagePhase, ImageSpec,
+    ImageStatus, Location, LocationPhase, Output, Progress, Revision, RevisionPhase,
 };
 pub use node_cache::{AgentInfo, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
 pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};
-pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, StoreCapacity};
+pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, StoreCapacity, VerifySchedule};
 pub use task::{
-    Action, DeleteOrder, DeleteTarget, HIGHEST_ATTEMPT, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus,
-    ImportOrder, ImportResult, StoreTarget, TaskFailure, TaskHttp, TaskLocation, TaskPhase, TaskSource,
+    Action, CopyOrder, DeleteOrder, HIGHEST_ATTEMPT, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus,
+    ImportOrder, ImportResult, StoreFailure, StoreFault, StoreRef, StoreTarget, TaskFailure, TaskHttp, TaskLocation,
+    TaskPhase, TaskSource, VerifyOrder,
 };
 
 /// The API group of every kind here.

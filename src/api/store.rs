@@ -5,7 +5,7 @@
     reason = "the lint takes the columns of `kubectl get` for one attribute said twice"
 )]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -68,6 +68,14 @@ pub struct ImageStoreSpec {
     /// Keeps Images that name no store. If several stores say so, the oldest is it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub default: bool,
+    /// Which store is preferred where an image is in several: the higher first. It orders `status.locations` of Images and says where
+    /// copies are read from. It has no part in which store is the default.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub weight: i64,
+    /// When what is kept here is read again and held against its digests. Absent means only when somebody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifySchedule>,
     /// Take no new images; what is kept stays and can be removed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub read_only: bool,
@@ -81,6 +89,42 @@ pub struct ImageStoreSpec {
     /// What stands behind it.
     #[serde(flatten)]
     pub backend: Backend,
+}
+
+/// When what is kept is verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifySchedule {
+    /// How long after a copy was stored or last verified it is verified again, as `720h` or `1h30m`.
+    #[schemars(length(min = 2, max = 24), regex(pattern = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("the interval must be one second or more"))]
+    pub interval: String,
+}
+
+impl VerifySchedule {
+    /// The interval; `None` if it makes no sense, which the schema does not let through.
+    pub fn interval(&self) -> Option<Duration> {
+        let (mut seconds, mut number) = (0_u64, String::new());
+        for letter in self.interval.chars() {
+            let unit = match letter {
+                'h' => 3600,
+                'm' => 60,
+                's' => 1,
+                digit => {
+                    number.push(digit);
+                    continue;
+                }
+            };
+            seconds = seconds.checked_add(number.parse::<u64>().ok()?.checked_mul(unit)?)?;
+            number.clear();
+        }
+        (number.is_empty() && seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// What is known of an ImageStore.
@@ -147,4 +191,17 @@ pub struct NodeReach {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 1024)))]
     pub problems: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_what_they_say() {
+        let of =
+            |text: &str| VerifySchedule { interval: text.to_owned() }.interval().map(|interval| interval.as_secs());
+        assert_eq!([of("720h"), of("1h30m"), of("2s")], [Some(2_592_000), Some(5400), Some(2)]);
+        assert_eq!([of("0s"), of("5"), of(""), of("xh")], [None; 4]);
+    }
 }

@@ -89,9 +89,7 @@ async fn users_for_certain(context: &Context, store: &str) -> Result<Vec<String>
     }
     let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     for task in tasks.list(&ListParams::default()).await.doing(|| "list tasks")?.items {
-        let imports = task.spec.import.iter().flat_map(|order| &order.stores).any(|target| target.name == store);
-        let deletes = task.spec.delete.iter().flat_map(|order| &order.stores).any(|target| target.name == store);
-        if imports || deletes {
+        if task.spec.stores().any(|name| name == store) {
             users.push(format!("{}/{}", task.spec.image.namespace, task.spec.image.name));
         }
     }

@@ -65,7 +65,7 @@ fn is_older(metadata: &ObjectMeta, than: Duration) -> bool {
 fn is_needless(task: &ImageTask) -> bool {
     let phase = task.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
     match task.spec.action {
-        Action::Import => true,
+        Action::Import | Action::Copy | Action::Verify => true,
         Action::Delete => phase == TaskPhase::Succeeded,
     }
 }

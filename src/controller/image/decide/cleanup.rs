@@ -99,7 +99,7 @@ impl<'a> Draft<'a> {
                 // Removing needs no room, and makes some.
                 let demand = Demand { stores, writes: false, ..Demand::default() };
                 match self.seen.fleet.choose(&demand, self.seen.at) {
-                    Ok(node) => node,
+                    Ok(choice) => choice.node,
                     Err(why) => return Outcome::Waits(format!("{} waits for an agent: {why}", describe(item))),
                 }
             }
@@ -112,7 +112,7 @@ impl<'a> Draft<'a> {
     /// Whether an import that is being stopped may still publish there. That it ended makes us look again.
     fn is_being_written(&self, item: &Cleanup) -> bool {
         self.tasks().any(|task| {
-            let mut targets = task.spec.import.iter().flat_map(|order| &order.stores);
+            let mut targets = task.spec.targets().iter();
             task.spec.revision == item.revision
                 && !phase_of(task).is_final()
                 && targets.any(|target| target.name == item.store)
