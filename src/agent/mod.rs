@@ -20,6 +20,7 @@ mod copy;
 mod failure;
 mod heartbeat;
 mod import;
+mod listing;
 mod permit;
 mod probe;
 mod queue;

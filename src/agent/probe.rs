@@ -35,6 +35,8 @@ pub struct Subject {
     pub backend: Backend,
     /// Which store must be found there, as far as is known.
     pub id: Option<String>,
+    /// Whether this node is to list what it holds.
+    pub lists: bool,
 }
 
 /// A store that can be read.
@@ -130,6 +132,7 @@ fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
         capacity: look.capacity.map(|capacity| signed(capacity.total)),
         available: look.capacity.map(|capacity| signed(capacity.available)),
         probed_at: Time(Timestamp::now()),
+        listing: None,
     }
 }
 
@@ -146,7 +149,14 @@ mod tests {
 
     fn subject() -> Subject {
         let id = Some("0a".repeat(16));
-        Subject { name: "s".to_owned(), uid: Some("u".to_owned()), generation: 3, backend: Backend::default(), id }
+        Subject {
+            name: "s".to_owned(),
+            uid: Some("u".to_owned()),
+            generation: 3,
+            backend: Backend::default(),
+            id,
+            lists: false,
+        }
     }
 
     #[tokio::test(start_paused = true)]

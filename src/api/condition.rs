@@ -52,6 +52,8 @@ pub mod events {
     pub const IMPORT_FAILED: &str = "ImportFailed";
     /// A copy was handed to a node.
     pub const COPY_STARTED: &str = "CopyStarted";
+    /// A revision is imported into a store from its source again, because it cannot be copied.
+    pub const COPY_IMPOSSIBLE: &str = "CopyImpossible";
     /// A store has got its copy.
     pub const COPY_SUCCEEDED: &str = "CopySucceeded";
     /// A store could not take what it shall keep; it is tried again or not, as the note says.
@@ -66,6 +68,8 @@ pub mod events {
     pub const LOCATION_LOST: &str = "LocationLost";
     /// An old revision's data was removed.
     pub const REVISION_REMOVED: &str = "RevisionRemoved";
+    /// Data that no Image knew was removed from a store.
+    pub const ORPHAN_REMOVED: &str = "OrphanRemoved";
     /// A store came into use.
     pub const STORE_READY: &str = "StoreReady";
     /// A store went out of use.

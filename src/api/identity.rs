@@ -4,6 +4,8 @@ use super::Action;
 
 /// Label on everything made for an Image in the operator's namespace: the Image's uid.
 pub const LABEL_IMAGE_UID: &str = "vitrine.dev/image-uid";
+/// Label with value `true` on orders to remove data that no Image knows.
+pub const LABEL_ORPHAN: &str = "vitrine.dev/orphan";
 /// Label with value `true` on the Lease of every agent.
 pub const LABEL_AGENT: &str = "vitrine.dev/agent";
 /// Annotation on an agent's Lease: its node's name (a label's value could not hold 253 characters).

@@ -9,6 +9,7 @@ mod crd;
 pub mod identity;
 mod image;
 mod node_cache;
+mod revision;
 mod schema;
 mod source;
 mod store;
@@ -18,12 +19,12 @@ pub use backend::{Backend, FilesystemBackend};
 pub use content::Content;
 pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{
-    Attempt, Cleanup, Conversion, DeclaredFormat, Display, FailureReport, Gap, Image, ImagePhase, ImageSpec,
-    ImageStatus, Location, LocationPhase, Output, Progress, Revision, RevisionPhase,
+    Attempt, Conversion, DeclaredFormat, Display, Image, ImagePhase, ImageSpec, ImageStatus, Output, Progress,
 };
-pub use node_cache::{AgentInfo, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
+pub use node_cache::{AgentInfo, Held, Listing, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
+pub use revision::{Cleanup, FailureReport, Gap, Location, LocationPhase, Revision, RevisionPhase};
 pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};
-pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, StoreCapacity, VerifySchedule};
+pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, Orphans, StoreCapacity, VerifySchedule};
 pub use task::{
     Action, CopyOrder, DeleteOrder, HIGHEST_ATTEMPT, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus,
     ImportOrder, ImportResult, StoreFailure, StoreFault, StoreRef, StoreTarget, TaskFailure, TaskHttp, TaskLocation,

@@ -149,6 +149,13 @@ pub struct ImageStoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub id: Option<String>,
+    /// Which node lists what it holds, if it is one and the same on every node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub lister: Option<String>,
+    /// Data that no Image knows, as far as it was listed of late; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphans: Option<Orphans>,
     /// Whether this store keeps Images that name none.
     #[serde(default)]
     pub default: bool,
@@ -164,6 +171,18 @@ pub struct ImageStoreStatus {
     /// Who reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeReach>,
+}
+
+/// Data that no Image knows. It is removed when it was not changed for a day, or as long as the operator is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphans {
+    /// How many objects.
+    pub count: i64,
+    /// The first of them, each as the uid and the revision of its Image, and its node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 400)))]
+    pub names: Vec<String>,
 }
 
 /// Room in a store: the sum over nodes if each has its own, in bytes.

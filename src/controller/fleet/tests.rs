@@ -51,6 +51,7 @@ fn report(store: &str, ready: bool) -> StoreReport {
         capacity: None,
         available: None,
         probed_at: Time(Timestamp::now()),
+        listing: None,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::folder;
 use crate::{
     api::{
-        Image, ImageStore, ImageStoreStatus, NodeReach, StoreCapacity, StoreReport,
+        Image, ImageStore, ImageStoreStatus, NodeReach, Orphans, StoreCapacity, StoreReport,
         condition::{events, reasons, types},
     },
     controller::{
@@ -40,6 +40,8 @@ pub struct Observed<'a> {
     pub stores: &'a [Arc<ImageStore>],
     /// The Images that have data there, `namespace/name`.
     pub users: &'a [String],
+    /// What it holds that no Image knows.
+    pub orphans: Option<Orphans>,
     /// The agents and their reports.
     pub fleet: &'a Fleet,
     /// The time of day.
@@ -88,6 +90,8 @@ pub fn decide(seen: &Observed<'_>) -> Decision {
         type_: store.spec.backend.kind().map(str::to_owned),
         id,
         default: is_default,
+        lister: lister(seen, &reach, &before),
+        orphans: seen.orphans.clone(),
         capacity: reach.capacity(store),
         images: i64::try_from(seen.users.len()).unwrap_or(i64::MAX),
         last_probe: reach.ready.iter().map(|(_, report)| report.probed_at.clone()).max(),
@@ -106,6 +110,13 @@ fn shared_id(seen: &Observed<'_>, before: &ImageStoreStatus) -> Option<String> {
     let reach = Reach::of(seen, None);
     let first = reach.ready.iter().filter(|(_, report)| report.id.is_some());
     first.min_by_key(|(node, report)| (report.probed_at.0, *node)).and_then(|(_, report)| report.id.clone())
+}
+
+/// Who lists what a shared store holds: one node is enough. It stays the same while it can.
+fn lister(seen: &Observed<'_>, reach: &Reach<'_>, before: &ImageStoreStatus) -> Option<String> {
+    let mut ready = reach.ready.iter().map(|(node, _)| *node).filter(|_| is_shared(seen.store));
+    let same = ready.clone().find(|node| before.lister.as_deref() == Some(*node));
+    same.or_else(|| ready.next()).map(str::to_owned)
 }
 
 fn is_shared(store: &ImageStore) -> bool {

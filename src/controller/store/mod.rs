@@ -2,6 +2,7 @@
 
 mod decide;
 pub mod folder;
+pub mod orphans;
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +44,7 @@ pub async fn reconcile(store: Arc<ImageStore>, context: Arc<Context>) -> Result<
             store: &store,
             stores: &stores,
             users: &users,
+            orphans: context.orphans(&name),
             fleet,
             now: Timestamp::now(),
             at: Instant::now(),

@@ -28,7 +28,9 @@ pub async fn sweep(context: Arc<Context>) {
 async fn sweep_tasks(context: &Context) -> Result<()> {
     let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     for task in tasks.list(&ListParams::default()).await.doing(|| "list tasks")?.items {
-        if is_needless(&task) && is_orphan(context, &task).await? {
+        // Orders to remove what no Image knows have no Image either; who gave them lets go of them.
+        let orphans = task.labels().contains_key(identity::LABEL_ORPHAN);
+        if !orphans && is_needless(&task) && is_orphan(context, &task).await? {
             tracing::info!(task = task.name_any(), image = task.spec.image.name, "a task without an Image is deleted");
             context.image_writer.delete(&tasks, &task.name_any(), task.uid()).await?;
         }

@@ -158,7 +158,7 @@ impl Holes for Arc<Copies> {
 /// # Errors
 /// What the copies and the outputs say; the sinks come back with it.
 pub fn move_stored(copies: &Arc<Copies>, mut job: Transfer) -> Result<Transferred, Failed> {
-    job.limits = accepted(job.limits);
+    job.limits = accepted(&job.limits);
     let mut bytes = Bytestream(copies.clone());
     let map = copies.image().ok_or_else(|| Error::new(Kind::Internal, "no copy to read from"));
     let map = map.and_then(|image| open_map(&mut bytes, image, &job.limits));
@@ -178,6 +178,6 @@ fn open_map(bytes: &mut Bytestream, image: &StoredImage, limits: &Limits) -> Res
 }
 
 /// What was accepted once is not refused for its size now.
-fn accepted(limits: Limits) -> Limits {
-    Limits { max_virtual_size: u64::MAX, max_size: u64::MAX, max_expansion: u64::MAX, ..limits }
+fn accepted(limits: &Limits) -> Limits {
+    Limits { max_virtual_size: u64::MAX, max_size: u64::MAX, max_expansion: u64::MAX, ..limits.clone() }
 }

@@ -1,6 +1,6 @@
 //! Says how the Image stands: phase, conditions, what serves.
 
-use super::{Draft, desire::CORRUPT};
+use super::{Draft, desire::CORRUPT, place::from_its_source};
 use crate::{
     api::{
         Display, ImagePhase, Location, LocationPhase, Progress, Revision, RevisionPhase,
@@ -69,7 +69,10 @@ impl Draft<'_> {
                 let (from, into) = (attempt.from.join(", "), attempt.stores.join(", "));
                 format!("revision {} is copied from {from} into {into} by node {node}{serving}", attempt.revision)
             }
-            Some(node) => format!("revision {} is imported by node {node}{serving}", attempt.revision),
+            Some(node) => {
+                let why = attempt.why.as_deref().map(from_its_source).unwrap_or_default();
+                format!("revision {} is imported by node {node}{why}{serving}", attempt.revision)
+            }
             None => format!("revision {} is about to be imported{serving}", attempt.revision),
         };
         Health::Progressing(message)

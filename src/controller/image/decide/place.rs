@@ -23,6 +23,8 @@ use crate::{
 const MOST_STORES: usize = 16;
 /// How much of a request to retry is compared and kept, in characters, by the schema of status.
 const MAX_RETRY: usize = 1024;
+/// How much is kept of why a revision comes from its source again, in characters, by the schema of Attempt.
+const MAX_WHY: usize = 4096;
 /// How often to look again for what no watch announces in time.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -160,7 +162,7 @@ impl Draft<'_> {
         let (store, message) = (&gap.store, &gap.last_failure.message);
         let Some(at) = &gap.retry_at else {
             let how = self.how_to_retry();
-            let message = format!("store {store}: {message}; mend the cause, {how}");
+            let message = format!("{}; mend the cause, {how}", of_store(store, message));
             return Some(Health::Stalled(reasons::UNRECOVERABLE_ERROR, message));
         };
         let left = until(self.seen.now, at.0);
@@ -170,7 +172,7 @@ impl Draft<'_> {
         self.recheck_in(left);
         Some(Health::Hindered(
             reasons::TRANSIENT_ERROR,
-            format!("store {store}: {message}; it is tried again at {}", at.0),
+            format!("{}; it is tried again at {}", of_store(store, message), at.0),
         ))
     }
 
@@ -311,6 +313,7 @@ impl Draft<'_> {
             current.stores = stores.iter().map(|store| store.name.clone()).collect();
             current.node = Some(choice.node);
             current.from = from;
+            current.why = why.map(|why| why.chars().take(MAX_WHY).collect());
             current.retry_at = None;
         }
     }
@@ -349,10 +352,24 @@ fn retry_message(attempt: &Attempt, failure: &crate::api::FailureReport, limit: 
     )
 }
 
+/// Why a revision comes from its source, of which there are copies.
+pub(super) fn from_its_source(why: &str) -> String {
+    format!("; from its source again, for it cannot be copied: {why}")
+}
+
 fn read_only(store: &WantedStore) -> Health {
     let message =
         format!("ImageStore {} is read-only: name another in spec.stores, or clear readOnly there", store.name);
     Health::Stalled(reasons::INVALID_CONFIGURATION, message)
+}
+
+/// What a store said: most of them name themselves.
+fn of_store(store: &str, message: &str) -> String {
+    if message.starts_with(&format!("store {store}")) {
+        message.to_owned()
+    } else {
+        format!("store {store}: {message}")
+    }
 }
 
 fn unprepared(store: &WantedStore) -> Health {
@@ -368,7 +385,9 @@ fn started(bringing: Bringing<'_>, from: &[String], why: Option<&str>) -> Happen
             format!("node {node} copies revision {revision} from {} into {names} (attempt {attempt})", from.join(", "));
         return Happening::normal(events::COPY_STARTED, "Copy", note);
     }
-    let why = why.map(|why| format!("; from its source again, for it cannot be copied: {why}")).unwrap_or_default();
-    let note = format!("node {node} imports revision {revision} into {names} (attempt {attempt}){why}");
-    Happening::normal(events::IMPORT_STARTED, "Import", note)
+    let note = format!("node {node} imports revision {revision} into {names} (attempt {attempt})");
+    match why {
+        None => Happening::normal(events::IMPORT_STARTED, "Import", note),
+        Some(why) => Happening::warning(events::COPY_IMPOSSIBLE, "Import", format!("{note}{}", from_its_source(why))),
+    }
 }

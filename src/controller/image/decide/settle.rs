@@ -27,8 +27,7 @@ impl Draft<'_> {
                 (Action::Import | Action::Copy, TaskPhase::Pending | TaskPhase::Running) => self.import_goes_on(task),
                 (Action::Delete, TaskPhase::Succeeded) => self.delete_succeeded(task),
                 (Action::Verify, TaskPhase::Succeeded) => self.verify_succeeded(task),
-                (Action::Verify, TaskPhase::Pending | TaskPhase::Running | TaskPhase::Failed) => {}
-                (Action::Delete, TaskPhase::Pending | TaskPhase::Running | TaskPhase::Failed) => {}
+                (Action::Delete | Action::Verify, TaskPhase::Pending | TaskPhase::Running | TaskPhase::Failed) => {}
             }
         }
         if let Some(why) = self.seen.refused {
@@ -138,7 +137,7 @@ impl Draft<'_> {
         let (number, node, ours) = (task.spec.revision, &task.spec.node_name, self.is_attempt(task));
         for StoreFault { store, message, rotten } in faults {
             if rotten {
-                self.condemn(number, &store, node, message);
+                self.condemn(number, &store, node, &message);
             } else if let Some(attempt) = self.status.attempt.as_mut().filter(|_| ours) {
                 attempt.unreadable.retain(|known| *known != store);
                 attempt.unreadable.push(store);
@@ -147,12 +146,12 @@ impl Draft<'_> {
     }
 
     /// Marks what a store holds of a revision, as seen from `node`, as not what was stored.
-    pub(super) fn condemn(&mut self, number: i64, store: &str, node: &str, message: String) {
+    pub(super) fn condemn(&mut self, number: i64, store: &str, node: &str, message: &str) {
         let Some(revision) = self.revision(number) else { return };
         let is_it = |l: &&mut Location| l.store == store && l.node.as_deref().is_none_or(|held| held == node);
         let Some(location) = revision.locations.iter_mut().find(is_it) else { return };
         location.phase = LocationPhase::Corrupt;
-        location.message = Some(message.clone());
+        location.message = Some(message.to_owned());
         let note = format!("the copy of revision {number} in store {store} is not used any more: {message}");
         self.tell(Happening::warning(events::LOCATION_CORRUPT, "Verify", note));
     }

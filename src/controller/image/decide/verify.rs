@@ -51,7 +51,7 @@ impl Draft<'_> {
         self.orders.remove(task);
         let faults = task.status.as_ref().map(|status| status.faults.clone()).unwrap_or_default();
         if let Some(fault) = faults.into_iter().next() {
-            return self.condemn(number, &fault.store, node, fault.message);
+            return self.condemn(number, &fault.store, node, &fault.message);
         }
         if let Some(location) = self.copy_of_mut(task) {
             (location.phase, location.message) = (LocationPhase::Active, None);

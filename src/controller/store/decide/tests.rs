@@ -31,13 +31,14 @@ fn report(ready: bool, available: i64) -> StoreReport {
         capacity: Some(100),
         available: Some(available),
         probed_at: Time(Timestamp::now()),
+        listing: None,
     }
 }
 
 fn look(store: &ImageStore, fleet: &Fleet, users: &[String]) -> Decision {
     let stores = [Arc::new(store.clone())];
     let now = Timestamp::now();
-    decide(&Observed { store, stores: &stores, users, fleet, now, at: Instant::now() })
+    decide(&Observed { store, stores: &stores, users, orphans: None, fleet, now, at: Instant::now() })
 }
 
 fn ready(decision: &Decision) -> (String, String, String) {
@@ -108,8 +109,15 @@ fn of_two_defaults_the_newer_says_so() {
     agents.observe_reports("a", Some(&[report(true, 1)]));
     let stores = [Arc::new(old), Arc::new(new.clone())];
     let now = Timestamp::now();
-    let decision =
-        decide(&Observed { store: &new, stores: &stores, users: &[], fleet: &agents, now, at: Instant::now() });
+    let decision = decide(&Observed {
+        store: &new,
+        stores: &stores,
+        users: &[],
+        orphans: None,
+        fleet: &agents,
+        now,
+        at: Instant::now(),
+    });
     assert!(!decision.status.default);
     assert!(ready(&decision).2.contains("ImageStore old says so too and is older"));
 }
@@ -167,8 +175,15 @@ fn a_store_in_the_folder_of_another_is_stalled() {
     agents.observe_reports("a", Some(&[report(true, 1)]));
     let stores = [Arc::new(old), Arc::new(new.clone())];
     let now = Timestamp::now();
-    let decision =
-        decide(&Observed { store: &new, stores: &stores, users: &[], fleet: &agents, now, at: Instant::now() });
+    let decision = decide(&Observed {
+        store: &new,
+        stores: &stores,
+        users: &[],
+        orphans: None,
+        fleet: &agents,
+        now,
+        at: Instant::now(),
+    });
     let stalled = find(&decision.status.conditions, types::STALLED).unwrap();
     assert_eq!(stalled.reason, reasons::INVALID_CONFIGURATION);
     assert!(stalled.message.contains("is the folder of ImageStore old"), "{}", stalled.message);

@@ -174,7 +174,8 @@ fn where_no_node_reaches_both_the_source_is_asked_again() {
     let import = task.spec.import.as_ref().unwrap();
     assert_eq!((task.spec.node_name.as_str(), import.stores[0].name.as_str()), ("m", "wide"));
     assert!(import.checksums.contains(&world::SHA256.to_owned()), "it must still be what it was: {import:?}");
-    assert_eq!(world.told(), [events::IMPORT_STARTED]);
+    assert_eq!(world.told(), [events::COPY_IMPOSSIBLE]);
+    assert!(ready(&world).1.contains("from its source again"), "{:?}", ready(&world));
     // An operator that has just begun does not know yet who reaches what.
     let mut world = World::active(&["n"], &["disk"]);
     world.add_store("wide");

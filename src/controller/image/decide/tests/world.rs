@@ -213,6 +213,7 @@ impl World {
             capacity: None,
             available: None,
             probed_at: Time(self.now),
+            listing: None,
         };
         let reports: Vec<_> = self.stores.keys().map(report).collect();
         self.fleet.observe_reports(node, Some(&reports));
