@@ -10,7 +10,10 @@ use vitrine::{
     kube::{client, signal},
     telemetry::{self, LogFormat},
 };
-use vitrine_engine::source::{Patience, ProxySettings};
+use vitrine_engine::{
+    model::Limits,
+    source::{Patience, ProxySettings},
+};
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
@@ -53,6 +56,8 @@ async fn run_operator(operator: Operator) -> Result<(), Failure> {
     settings.leader_lease = operator.leader_lease;
     settings.agent_grace = operator.agent_grace;
     settings.retry.backoff.base = operator.retry_base;
+    settings.sweep_interval = operator.sweep_interval;
+    settings.orphan_grace = operator.orphan_grace;
     Box::pin(controller::run(client::connect().await?, settings, stop)).await;
     Ok(())
 }
@@ -84,9 +89,10 @@ fn agent_config(args: &Agent) -> agent::Config {
         policy: Arc::new(args.sources.policy()),
         proxy: ProxySettings::from_environment(),
         patience,
-        limits: args.bounds.limits(),
+        limits: Limits { store_stall: Duration::from_secs(timing.store_stall_timeout), ..args.bounds.limits() },
         lease,
         probe_interval: Duration::from_secs(timing.probe_interval),
+        list_interval: Duration::from_secs(timing.list_interval),
         grace: Duration::from_secs(timing.grace),
     }
 }

@@ -35,6 +35,8 @@ pub struct Config {
     pub lease: LeaseTiming,
     /// How often stores are looked at.
     pub probe_interval: Duration,
+    /// How often what stores hold is listed.
+    pub list_interval: Duration,
     /// How long work may take to clean up after itself when the agent is asked to end.
     pub grace: Duration,
 }

@@ -14,9 +14,9 @@ use vitrine_engine::{
     store::{self, ObjectStat},
 };
 
-use super::{rate::signed, request, stores::Place, workplace::Workplace};
+use super::{failure, rate::signed, request, stores::Place, workplace::Workplace};
 use crate::api::{
-    Content, ImageTaskSpec, ImportOrder, ImportResult, Output, StoreTarget, TaskHttp, TaskLocation,
+    Content, ImageTaskSpec, ImportOrder, ImportResult, Output, StoreFailure, StoreTarget, TaskHttp, TaskLocation,
     identity::{SECRET_CA_KEY, SECRET_HEADER_PREFIX},
 };
 
@@ -32,7 +32,8 @@ pub fn key(spec: &ImageTaskSpec) -> Result<ObjectKey> {
     })
 }
 
-/// Everything that the engine needs for the order in `spec`. Reads the task's Secret and the checksum file.
+/// Everything that the engine needs for the order in `spec`, and the stores that cannot be opened, if it can do without. Reads the task's
+/// Secret and the checksum file.
 ///
 /// # Errors
 /// `InvalidInput` if the order makes no sense, and what the API server, the stores and the checksum file's server say.
@@ -41,7 +42,7 @@ pub async fn prepare(
     spec: &ImageTaskSpec,
     permit: Arc<dyn Permit>,
     stop: &CancellationToken,
-) -> Result<Import> {
+) -> Result<(Import, Vec<Published>)> {
     let order = spec.import.as_ref().ok_or_else(|| Error::new(Kind::InvalidInput, "the task has no import order"))?;
     let http = order.source.http.as_ref().ok_or_else(|| {
         Error::new(Kind::InvalidInput, "this agent does not know the task's source; use agents as new as the operator")
@@ -53,7 +54,8 @@ pub async fn prepare(
         () = stop.cancelled() => return Err(cancelled()),
     };
     let accept_unframed = !checksums.is_empty();
-    Ok(Import {
+    let (targets, closed) = targets(place, &order.stores, order.require_all_stores, stop).await?;
+    let import = Import {
         source: Arc::new(HttpSource::new(HttpConfig { accept_unframed, ..config })?),
         disk_format: order.disk_format.disk_format(),
         container_format: order.container_format,
@@ -61,13 +63,14 @@ pub async fn prepare(
         checksums,
         key: key(spec)?,
         attempt: token(spec.attempt)?,
-        targets: targets(place, order, stop).await?,
-        require_all: true,
+        targets,
+        require_all: order.require_all_stores,
         permit: Some(permit),
         limits: place.config.limits.clone(),
         scratch: PathBuf::clone(&place.scratch),
         workers: place.config.workers,
-    })
+    };
+    Ok((import, closed))
 }
 
 /// The attempt as a fencing token.
@@ -78,19 +81,43 @@ pub fn token(attempt: i64) -> Result<u32> {
     u32::try_from(attempt).map_err(|e| Error::with_source(Kind::InvalidInput, format!("attempt {attempt}"), e))
 }
 
-async fn targets(place: &Workplace, order: &ImportOrder, stop: &CancellationToken) -> Result<Vec<Target>> {
-    let mut targets = Vec::with_capacity(order.stores.len());
-    for target in &order.stores {
-        let opened = store::answer(&target.name, "opening it", stop, place.stores.open(named(target))).await;
+/// The stores of an order, and those that cannot be opened.
+///
+/// # Errors
+/// With `require_all` the first store's that cannot be opened, else the first if none can.
+pub async fn targets(
+    place: &Workplace,
+    stores: &[StoreTarget],
+    require_all: bool,
+    stop: &CancellationToken,
+) -> Result<(Vec<Target>, Vec<Published>)> {
+    // A store that others need not wait for has less time.
+    let patience = if require_all { store::DEADLINE } else { place.config.limits.store_stall.min(store::DEADLINE) };
+    let open = |target| async move {
+        let opening = place.stores.open(named(target));
+        let opened = store::answer_within(patience, &target.name, "opening it", stop, opening).await;
         let store = opened.map_err(|error| here(place, error))?;
-        targets.push(Target { store, output: output_format(&target.output)? });
+        Ok::<_, Error>(Target { store, output: output_format(&target.output)? })
+    };
+    let (mut targets, mut closed) = (Vec::new(), Vec::new());
+    let opened = futures::future::join_all(stores.iter().map(open)).await;
+    for (target, opened) in stores.iter().zip(opened) {
+        match opened {
+            Ok(target) => targets.push(target),
+            Err(error) if require_all || error.kind() == Kind::Cancelled => return Err(error),
+            Err(error) => closed.push(Published { store: target.name.clone(), result: Err(error) }),
+        }
     }
-    Ok(targets)
+    if targets.is_empty() {
+        let first = closed.into_iter().find_map(|closed| closed.result.err());
+        return Err(first.unwrap_or_else(|| Error::new(Kind::InvalidInput, "the task names no store")));
+    }
+    Ok((targets, closed))
 }
 
 /// The store as the task names it.
 pub fn named(target: &StoreTarget) -> Place<'_> {
-    Place { name: &target.name, filesystem: target.filesystem.as_ref(), id: target.store_id.as_deref() }
+    Place { name: &target.name, backend: &target.backend, id: target.store_id.as_deref() }
 }
 
 /// A store that cannot be opened says something about this node: another one may well have it.
@@ -198,16 +225,15 @@ fn output_format(output: &Output) -> Result<OutputFormat> {
     })
 }
 
-/// What to write into the task of what the engine brought.
-///
-/// # Errors
-/// The first store's that did not take it; with `require_all` the engine lets none through.
-pub fn result(imported: Imported) -> Result<ImportResult> {
-    let locations = imported
-        .published
-        .into_iter()
-        .map(|Published { store, result }| Ok(location(store, &result?)))
-        .collect::<Result<_>>()?;
+/// What to write into the task of what the engine brought. `closed` are stores that it was not given.
+pub fn result(imported: Imported, closed: Vec<Published>) -> ImportResult {
+    let (mut locations, mut failures) = (Vec::new(), Vec::new());
+    for Published { store, result } in imported.published.into_iter().chain(closed) {
+        match result {
+            Ok(stat) => locations.push(location(store, &stat)),
+            Err(error) => failures.push(StoreFailure { store, failure: failure::describe(&error) }),
+        }
+    }
     let content = Content {
         disk_format: imported.disk_format,
         container_format: imported.container_format,
@@ -217,7 +243,7 @@ pub fn result(imported: Imported) -> Result<ImportResult> {
         digests: imported.received.digests.iter().map(ToString::to_string).collect(),
         content_digest: imported.content_digest.to_string(),
     };
-    Ok(ImportResult { content, locations })
+    ImportResult { content, locations, failures }
 }
 
 fn location(store: String, stat: &ObjectStat) -> TaskLocation {

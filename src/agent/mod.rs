@@ -16,9 +16,11 @@
 //! Knows the API types and the engine. Must not know the controller: the contract between the two is in `api::task`.
 
 mod config;
+mod copy;
 mod failure;
 mod heartbeat;
 mod import;
+mod listing;
 mod permit;
 mod probe;
 mod queue;

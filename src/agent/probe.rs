@@ -14,7 +14,7 @@ use super::{
     rate::signed,
     stores::{Place, Stores},
 };
-use crate::api::{FilesystemBackend, StoreReport};
+use crate::api::{Backend, StoreReport};
 
 /// How long a store may take to answer a probe before it counts as not ready. Local disks answer in milliseconds; a network file
 /// system whose server is away never does.
@@ -32,9 +32,11 @@ pub struct Subject {
     /// The generation of its spec.
     pub generation: i64,
     /// Its back end.
-    pub filesystem: Option<FilesystemBackend>,
+    pub backend: Backend,
     /// Which store must be found there, as far as is known.
     pub id: Option<String>,
+    /// Whether this node is to list what it holds.
+    pub lists: bool,
 }
 
 /// A store that can be read.
@@ -97,8 +99,8 @@ fn late(name: &str) -> Error {
 /// # Errors
 /// Why it cannot be read.
 pub async fn look(stores: Arc<Stores>, subject: Subject) -> Result<Look> {
-    let Subject { name, filesystem, id, .. } = &subject;
-    let place = Place { name, filesystem: filesystem.as_ref(), id: id.as_deref() };
+    let Subject { name, backend, id, .. } = &subject;
+    let place = Place { name, backend, id: id.as_deref() };
     look_at(&*stores.open(place).await?).await
 }
 
@@ -130,6 +132,7 @@ fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
         capacity: look.capacity.map(|capacity| signed(capacity.total)),
         available: look.capacity.map(|capacity| signed(capacity.available)),
         probed_at: Time(Timestamp::now()),
+        listing: None,
     }
 }
 
@@ -146,7 +149,14 @@ mod tests {
 
     fn subject() -> Subject {
         let id = Some("0a".repeat(16));
-        Subject { name: "s".to_owned(), uid: Some("u".to_owned()), generation: 3, filesystem: None, id }
+        Subject {
+            name: "s".to_owned(),
+            uid: Some("u".to_owned()),
+            generation: 3,
+            backend: Backend::default(),
+            id,
+            lists: false,
+        }
     }
 
     #[tokio::test(start_paused = true)]

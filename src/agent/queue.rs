@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::{Action, ImageTask, TaskPhase};
+use crate::api::{Action, ImageTask, ImageTaskSpec, TaskPhase};
 
 /// Deletes that run at once. They are short, and must not wait behind imports that take an hour; but a thousand of them at once
 /// would only fight over the disk.
 const CONCURRENT_REMOVALS: usize = 4;
 
-/// What is written to or removed from stores: one revision of one image. Two tasks for one of these never run at once.
+/// Verifications that run at once: they are nobody's hurry, and imports need the disks and the network.
+const CONCURRENT_VERIFICATIONS: usize = 1;
+
+/// What is written to or removed from stores: one revision of one image. Two tasks for one of these never run at once. To verify what
+/// is there is another thing, for it keeps nobody from anything.
 pub type Object = (String, i64);
 
 /// What the queue needs to know of a task.
@@ -41,7 +45,7 @@ impl Entry {
             uid: metadata.uid.clone()?,
             name: metadata.name.clone()?,
             created: metadata.creation_timestamp.as_ref()?.0.as_second(),
-            object: (spec.image.uid.clone(), spec.revision),
+            object: (object_name(spec), spec.revision),
             action: spec.action,
             attempt: spec.attempt,
             ended: phase.is_final(),
@@ -54,17 +58,37 @@ impl Entry {
         match (self.cancelled, self.action) {
             (true, _) => 0,
             (false, Action::Delete) => 1,
-            (false, Action::Import) => 2,
+            (false, Action::Import | Action::Copy | Action::Verify) => 2,
         }
     }
 
     /// Cancelled tasks are only cleaned up after, which is short whatever their action.
-    fn is_short(&self) -> bool {
+    fn lane(&self) -> Lane {
         match self.action {
-            Action::Delete => true,
-            Action::Import => self.cancelled,
+            Action::Import | Action::Copy | Action::Verify if self.cancelled => Lane::Short,
+            Action::Delete => Lane::Short,
+            Action::Import | Action::Copy => Lane::Long,
+            Action::Verify => Lane::Aside,
         }
     }
+}
+
+fn object_name(spec: &ImageTaskSpec) -> String {
+    match &spec.verify {
+        None => spec.image.uid.clone(),
+        Some(order) => format!("{}@{}", spec.image.uid, order.store.name),
+    }
+}
+
+/// Tasks of one lane wait for each other, and for no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Over in seconds.
+    Short,
+    /// Moves an image.
+    Long,
+    /// Reads an image, while nobody waits for it.
+    Aside,
 }
 
 /// A task that runs.
@@ -72,8 +96,8 @@ impl Entry {
 pub struct Running {
     /// What it is about.
     pub object: Object,
-    /// Whether it was begun as a short one.
-    pub short: bool,
+    /// In which lane it was begun.
+    pub lane: Lane,
 }
 
 /// Why work is to stop.
@@ -101,15 +125,18 @@ pub struct Plan {
 pub fn plan(tasks: &[Entry], running: &BTreeMap<String, Running>, settled: &BTreeSet<String>, imports: usize) -> Plan {
     let mut plan = Plan { stop: stops(tasks, running), start: Vec::new() };
     let mut busy: BTreeSet<&Object> = running.values().map(|running| &running.object).collect();
-    let mut short = running.values().filter(|running| running.short).count();
-    let mut long = running.len().saturating_sub(short);
+    let mut count = |lane: Lane| running.values().filter(|running| running.lane == lane).count();
+    let [mut short, mut long, mut aside] = [Lane::Short, Lane::Long, Lane::Aside].map(&mut count);
     for task in waiting(tasks, running, settled) {
-        let (count, most) =
-            if task.is_short() { (&mut short, CONCURRENT_REMOVALS) } else { (&mut long, imports.max(1)) };
+        let (count, most) = match task.lane() {
+            Lane::Short => (&mut short, CONCURRENT_REMOVALS),
+            Lane::Long => (&mut long, imports.max(1)),
+            Lane::Aside => (&mut aside, CONCURRENT_VERIFICATIONS),
+        };
         // A task whose object is busy also blocks later ones for the same object, and nothing else.
         if busy.insert(&task.object) && *count < most {
             *count = count.saturating_add(1);
-            plan.start.push((task.uid.clone(), Running { object: task.object.clone(), short: task.is_short() }));
+            plan.start.push((task.uid.clone(), Running { object: task.object.clone(), lane: task.lane() }));
         }
     }
     plan
@@ -170,7 +197,7 @@ mod tests {
     }
 
     fn run(tasks: &[&Entry]) -> BTreeMap<String, Running> {
-        let running = |task: &Entry| Running { object: task.object.clone(), short: task.is_short() };
+        let running = |task: &Entry| Running { object: task.object.clone(), lane: task.lane() };
         tasks.iter().map(|task| (task.uid.clone(), running(task))).collect()
     }
 
@@ -236,7 +263,7 @@ mod tests {
         cancelled.cancelled = true;
         let plan = plan(&[busy.clone(), cancelled], &run(&[&busy]), &nothing(), 1);
         assert_eq!(started(&plan), ["b"]);
-        assert!(plan.start.iter().all(|(_, running)| running.short));
+        assert!(plan.start.iter().all(|(_, running)| running.lane == Lane::Short));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     FIELD_MANAGER,
+    listing::Listings,
     probe::{self, Probes, Subject},
     request::{self, RequestError},
     stores::{Place, Stores},
@@ -52,6 +53,7 @@ pub struct Reach {
     owner: Option<OwnerReference>,
     interval: Duration,
     probes: Probes,
+    listings: Listings,
     /// The sweeps under way: one that hangs is not begun again.
     sweeps: BTreeMap<String, AbortHandle>,
     reports: BTreeMap<String, StoreReport>,
@@ -60,7 +62,7 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// For the agent `agent` on `node`, probing every `interval`. `before` is what an earlier agent reported of this node.
+    /// For the agent `agent` on `node`, probing and listing at these intervals. `before` is what an earlier agent reported of this node.
     pub fn new(
         client: &Client,
         node: &str,
@@ -68,7 +70,7 @@ impl Reach {
         owner: Option<OwnerReference>,
         stores: Arc<Stores>,
         before: Vec<StoreReport>,
-        interval: Duration,
+        (interval, listing): (Duration, Duration),
     ) -> Self {
         Self {
             node: node.to_owned(),
@@ -80,6 +82,7 @@ impl Reach {
             owner,
             interval,
             probes: Probes::default(),
+            listings: Listings::new(listing),
             sweeps: BTreeMap::new(),
             reports: before.into_iter().map(|report| (report.name.clone(), report)).collect(),
             written: None,
@@ -113,6 +116,10 @@ impl Reach {
                     self.write_when_all_answered().await;
                     continue;
                 }
+                Some(()) = self.listings.next() => {
+                    self.write_when_all_answered().await;
+                    continue;
+                }
                 _ = ticks.tick() => {}
             }
             if let Some(known) = &known {
@@ -130,13 +137,15 @@ impl Reach {
         self.stores.forget_all_but(is_current);
         self.reports.retain(|name, report| is_current(name, report.uid.as_deref()));
         let labels = self.labels().await;
-        let subjects = subjects(known, labels.as_ref(), &self.reports);
+        let subjects = subjects(known, labels.as_ref(), &self.reports, &self.node);
         let names: BTreeSet<_> = subjects.iter().map(|subject| subject.name.clone()).collect();
         self.reports.retain(|name, _| names.contains(name));
         if self.swept.elapsed() >= SWEEP_INTERVAL {
             self.swept = Instant::now();
             subjects.iter().for_each(|subject| self.sweep(subject));
         }
+        let listed: Vec<_> = subjects.iter().filter(|subject| subject.lists).collect();
+        self.listings.begin(&self.stores, &listed);
         for subject in subjects {
             let look = probe::look(self.stores.clone(), subject.clone());
             self.probes.begin(subject, look);
@@ -180,7 +189,8 @@ impl Reach {
 
     /// Writes the reports, if there is something new in them.
     async fn write(&mut self) -> Result<(), RequestError> {
-        let reports: Vec<_> = self.reports.values().cloned().collect();
+        let listed = |report: &StoreReport| StoreReport { listing: self.listings.page(&report.name), ..report.clone() };
+        let reports: Vec<_> = self.reports.values().map(listed).collect();
         if !self.written.as_ref().is_none_or(|(at, last)| at.elapsed() >= QUIET_INTERVAL || is_news(last, &reports)) {
             return Ok(());
         }
@@ -251,9 +261,10 @@ fn subjects(
     known: &BTreeMap<String, ImageStore>,
     labels: Option<&BTreeMap<String, String>>,
     reports: &BTreeMap<String, StoreReport>,
+    node: &str,
 ) -> Vec<Subject> {
     let here = known.values().filter(|store| matches(store, labels));
-    here.take(MAX_STORES).filter_map(|store| subject(store, reports)).collect()
+    here.take(MAX_STORES).filter_map(|store| subject(store, reports, node)).collect()
 }
 
 /// Whether the store is one of a node with `labels`.
@@ -262,24 +273,26 @@ fn matches(store: &ImageStore, labels: Option<&BTreeMap<String, String>>) -> boo
 }
 
 /// What to probe of `store`. Which one it must be says the ImageStore if it is the same everywhere, else what was seen here before.
-fn subject(store: &ImageStore, reports: &BTreeMap<String, StoreReport>) -> Option<Subject> {
+fn subject(store: &ImageStore, reports: &BTreeMap<String, StoreReport>, node: &str) -> Option<Subject> {
     let name = store.metadata.name.clone()?;
     let shared = store.status.as_ref().and_then(|status| status.id.clone());
     let seen = || reports.get(&name).and_then(|report| report.id.clone());
+    let lister = store.status.as_ref().and_then(|status| status.lister.as_deref());
     Some(Subject {
+        lists: store.spec.backend.is_local() || lister == Some(node),
         id: shared.or_else(seen),
         name,
         uid: store.metadata.uid.clone(),
         generation: store.metadata.generation.unwrap_or_default(),
-        filesystem: store.spec.filesystem.clone(),
+        backend: store.spec.backend.clone(),
     })
 }
 
 /// Removes old leftovers. Nobody waits for it, and what goes wrong says nothing of whether the store can be used.
 async fn sweep(stores: Arc<Stores>, subject: Subject) {
-    let Subject { name, filesystem, id, .. } = &subject;
+    let Subject { name, backend, id, .. } = &subject;
     let swept = async {
-        let place = Place { name, filesystem: filesystem.as_ref(), id: id.as_deref() };
+        let place = Place { name, backend, id: id.as_deref() };
         stores.open(place).await?.sweep(SWEEP_INTERVAL).await
     };
     match swept.await {
@@ -296,7 +309,13 @@ fn is_news(last: &[StoreReport], now: &[StoreReport]) -> bool {
             let StoreReport { name, observed_generation, uid, id, ready, message, capacity, .. } = report;
             (name.clone(), *observed_generation, uid.clone(), id.clone(), *ready, message.clone(), *capacity)
         };
-        key(a) == key(b) && !moved(a, b)
+        let entries = |report: &StoreReport| {
+            report
+                .listing
+                .as_ref()
+                .map(|page| page.entries.iter().map(|held| (held.uid.clone(), held.revision)).collect::<Vec<_>>())
+        };
+        key(a) == key(b) && !moved(a, b) && entries(a) == entries(b)
     };
     last.len() != now.len() || !last.iter().zip(now).all(same)
 }
@@ -326,6 +345,7 @@ mod tests {
             capacity: Some(1000),
             available: Some(available),
             probed_at: Time(Timestamp::now()),
+            listing: None,
         }
     }
 
@@ -382,7 +402,7 @@ mod tests {
             (format!("s{number:02}"), ImageStore::new(&format!("s{number:02}"), crate::api::ImageStoreSpec::default()))
         };
         let known: BTreeMap<_, _> = (0..70).map(store).collect();
-        assert_eq!(subjects(&known, None, &BTreeMap::new()).len(), MAX_STORES);
+        assert_eq!(subjects(&known, None, &BTreeMap::new(), "n").len(), MAX_STORES);
     }
 
     #[test]
@@ -390,7 +410,7 @@ mod tests {
         let mut store = ImageStore::new("a", crate::api::ImageStoreSpec::default());
         let seen = StoreReport { id: Some("seen".to_owned()), ..report("a", false, 0) };
         let reports = BTreeMap::from([("a".to_owned(), seen)]);
-        let id = |store: &ImageStore, reports: &BTreeMap<_, _>| subject(store, reports).unwrap().id;
+        let id = |store: &ImageStore, reports: &BTreeMap<_, _>| subject(store, reports, "n").unwrap().id;
         assert_eq!(id(&store, &BTreeMap::new()), None);
         assert_eq!(id(&store, &reports).as_deref(), Some("seen"));
         store.status = Some(crate::api::ImageStoreStatus {

@@ -16,7 +16,7 @@ use super::{
     stores::Place,
     workplace::Workplace,
 };
-use crate::api::{ImageTaskSpec, ImportOrder};
+use crate::api::{ImageTaskSpec, StoreRef, StoreTarget};
 
 /// How often clearing up is tried before it is reported as not done.
 const ATTEMPTS: u32 = 5;
@@ -37,15 +37,19 @@ pub async fn remove(
     let order = spec.delete.as_ref().ok_or_else(|| Error::new(Kind::InvalidInput, "the task has no delete order"))?;
     let (key, fence) = (import::key(spec)?, import::token(order.fence)?);
     for target in &order.stores {
-        let there =
-            Place { name: &target.name, filesystem: target.filesystem.as_ref(), id: target.store_id.as_deref() };
-        let opened = store::answer(&target.name, "opening it", stop, place.stores.open_existing(there)).await;
+        let opening = place.stores.open_existing(referred(target));
+        let opened = store::answer(&target.name, "opening it", stop, opening).await;
         if let Some(store) = opened.map_err(|error| here(place, error))? {
             permit.permit().await?;
             delete(&*store, &key, fence, stop).await?;
         }
     }
     Ok(())
+}
+
+/// The store as the task refers to it.
+pub fn referred(store: &StoreRef) -> Place<'_> {
+    Place { name: &store.name, backend: &store.backend, id: store.store_id.as_deref() }
 }
 
 async fn delete(store: &dyn Store, key: &ObjectKey, fence: u32, stop: &CancellationToken) -> Result<()> {
@@ -60,10 +64,9 @@ async fn delete(store: &dyn Store, key: &ObjectKey, fence: u32, stop: &Cancellat
     Ok(())
 }
 
-/// Whether an import writes to stores that other nodes write to as well: what it leaves there, `clear_up` does not remove.
+/// Whether an import or a copy writes to stores that other nodes write to as well: what it leaves there, `clear_up` does not remove.
 pub fn is_shared(spec: &ImageTaskSpec) -> bool {
-    let targets = spec.import.iter().flat_map(|order| &order.stores);
-    targets.filter_map(|target| target.filesystem.as_ref()).any(|backend| backend.shared)
+    spec.targets().iter().any(|target| target.backend.is_shared())
 }
 
 /// Removes what an import that came to nothing may have left in this node's own stores. Stores that others write to as well are
@@ -73,12 +76,14 @@ pub fn is_shared(spec: &ImageTaskSpec) -> bool {
 /// # Errors
 /// The last failure, after several tries.
 pub async fn clear_up(place: &Workplace, spec: &ImageTaskSpec) -> Result<()> {
-    let Some(order) = &spec.import else { return Ok(()) };
+    if spec.targets().is_empty() {
+        return Ok(());
+    }
     let (key, token) = (import::key(spec)?, import::token(spec.attempt)?);
     let mut pause = PAUSE;
     for attempt in 1..=ATTEMPTS {
         let result = async {
-            for store in own_stores(place, order).await? {
+            for store in own_stores(place, spec.targets()).await? {
                 delete(&*store, &key, token, &place.end).await?;
             }
             Ok::<_, Error>(())
@@ -95,9 +100,9 @@ pub async fn clear_up(place: &Workplace, spec: &ImageTaskSpec) -> Result<()> {
     Ok(())
 }
 
-async fn own_stores(place: &Workplace, order: &ImportOrder) -> Result<Vec<Arc<dyn Store>>> {
+async fn own_stores(place: &Workplace, targets: &[StoreTarget]) -> Result<Vec<Arc<dyn Store>>> {
     let mut stores = Vec::new();
-    for target in order.stores.iter().filter(|target| target.filesystem.as_ref().is_some_and(|b| !b.shared)) {
+    for target in targets.iter().filter(|target| target.backend.is_local()) {
         let opening = place.stores.open_existing(import::named(target));
         stores.extend(store::answer(&target.name, "opening it", &place.end, opening).await?);
     }

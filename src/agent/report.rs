@@ -13,7 +13,7 @@ use super::{
     FIELD_MANAGER,
     request::{self, RequestError},
 };
-use crate::api::{ImageTask, ImportResult, Progress, TaskFailure, TaskPhase};
+use crate::api::{ImageTask, ImportResult, Progress, StoreFault, TaskFailure, TaskPhase};
 
 /// Where a task stands, by a read that is not from any cache.
 #[derive(Debug)]
@@ -31,12 +31,14 @@ pub enum Standing {
 /// How a task ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// An import brought this.
-    Imported(Box<ImportResult>),
+    /// An import or a copy brought this, and this is what was found wrong with copies that were read.
+    Imported(Box<ImportResult>, Vec<StoreFault>),
     /// A delete is done.
     Removed,
-    /// It failed.
-    Failed(TaskFailure),
+    /// A copy was read from end to end, and this is what was found wrong with it.
+    Verified(Vec<StoreFault>),
+    /// It failed, and this is what was found wrong with copies that were read.
+    Failed(TaskFailure, Vec<StoreFault>),
 }
 
 /// What became of a write.
@@ -98,9 +100,14 @@ impl Reporter {
     /// Writes the end, until there is an answer. `None` once `stop` is cancelled.
     pub async fn finish(&self, outcome: &Outcome, stop: &CancellationToken) -> Option<Written> {
         let mut status = match outcome {
-            Outcome::Imported(result) => json!({ "phase": TaskPhase::Succeeded, "result": result }),
+            Outcome::Imported(result, faults) => {
+                json!({ "phase": TaskPhase::Succeeded, "result": result, "faults": faults })
+            }
             Outcome::Removed => json!({ "phase": TaskPhase::Succeeded }),
-            Outcome::Failed(failure) => json!({ "phase": TaskPhase::Failed, "failure": failure }),
+            Outcome::Verified(faults) => json!({ "phase": TaskPhase::Succeeded, "faults": faults }),
+            Outcome::Failed(failure, faults) => {
+                json!({ "phase": TaskPhase::Failed, "failure": failure, "faults": faults })
+            }
         };
         if let Some(status) = status.as_object_mut() {
             status.insert("finishedAt".to_owned(), json!(now()));

@@ -76,7 +76,8 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     }
     let agent =
         AgentInfo { id: id.clone(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: Time(Timestamp::now()) };
-    let reach = Reach::new(&client, &config.node, agent, owner, stores.clone(), before, config.probe_interval);
+    let intervals = (config.probe_interval, config.list_interval);
+    let reach = Reach::new(&client, &config.node, agent, owner, stores.clone(), before, intervals);
     let reach = tokio::spawn(reach.keep());
     tracing::info!(node = config.node, id, "the agent runs");
     let place = Workplace {

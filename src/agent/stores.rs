@@ -23,7 +23,7 @@ use vitrine_engine::{
     },
 };
 
-use crate::api::FilesystemBackend;
+use crate::api::Backend;
 
 /// Folders that the agent makes are for nobody else on the node.
 const MODE: u32 = 0o700;
@@ -36,7 +36,7 @@ pub struct Place<'a> {
     /// The ImageStore's name.
     pub name: &'a str,
     /// Its back end.
-    pub filesystem: Option<&'a FilesystemBackend>,
+    pub backend: &'a Backend,
     /// Which store must be found there, by its own mark, as far as who asks knows.
     pub id: Option<&'a str>,
 }
@@ -89,11 +89,11 @@ impl Stores {
     /// `Denied` if the path is outside the roots, `InvalidInput` if the back end is none this version knows or the folder is that of
     /// another ImageStore, `Unavailable` if another store is found there, and what opening says.
     pub async fn open(&self, place: Place<'_>) -> Result<Arc<dyn Store>> {
-        let backend = place.filesystem.ok_or_else(|| unknown(place.name))?;
-        let path = PathBuf::from(&backend.path);
+        let folder = place.backend.filesystem.as_ref().ok_or_else(|| unknown(place.name))?;
+        let path = PathBuf::from(&folder.path);
         let expected = self.expected(place)?;
         let cell = self.cell(place.name, &path, expected.as_ref());
-        let first = self.open_first(place.name, path, backend.shared, expected);
+        let first = self.open_first(place.name, path, folder.shared, expected);
         let store = cell.get_or_try_init(|| first).await?;
         Ok(Arc::new(store.clone()))
     }
@@ -103,8 +103,8 @@ impl Stores {
     /// # Errors
     /// As `open`.
     pub async fn open_existing(&self, place: Place<'_>) -> Result<Option<Arc<dyn Store>>> {
-        let backend = place.filesystem.ok_or_else(|| unknown(place.name))?;
-        let (name, path, roots) = (place.name.to_owned(), PathBuf::from(&backend.path), self.roots.clone());
+        let folder = place.backend.filesystem.as_ref().ok_or_else(|| unknown(place.name))?;
+        let (name, path, roots) = (place.name.to_owned(), PathBuf::from(&folder.path), self.roots.clone());
         let unseen = self.expected(place)?.is_none();
         let absent = blocking(move || {
             check_path(&name, &path, &roots)?;
@@ -233,6 +233,11 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::api::FilesystemBackend;
+
+    fn path_of(backend: &Backend) -> &str {
+        &backend.filesystem.as_ref().unwrap().path
+    }
 
     struct Node {
         dir: tempfile::TempDir,
@@ -251,13 +256,13 @@ mod tests {
             Stores::new(vec![self.dir.path().join("root")])
         }
 
-        fn backend(&self, path: &str) -> FilesystemBackend {
-            FilesystemBackend { path: self.dir.path().join(path).display().to_string(), shared: false }
+        fn backend(&self, path: &str) -> Backend {
+            FilesystemBackend { path: self.dir.path().join(path).display().to_string(), shared: false }.into()
         }
     }
 
-    fn named<'a>(name: &'a str, backend: &'a FilesystemBackend) -> Place<'a> {
-        Place { name, filesystem: Some(backend), id: None }
+    fn named<'a>(name: &'a str, backend: &'a Backend) -> Place<'a> {
+        Place { name, backend, id: None }
     }
 
     async fn kind(stores: &Stores, place: Place<'_>) -> Kind {
@@ -287,7 +292,7 @@ mod tests {
         store.probe().await.unwrap();
         let id = store.id().unwrap();
         // An agent that starts anew, with nothing but what others tell it, finds an unmounted volume: an empty folder, or none.
-        fs::remove_dir_all(&backend.path).unwrap();
+        fs::remove_dir_all(path_of(&backend)).unwrap();
         let (told, reported) = (node.stores(), node.stores());
         reported.remember("s", Some("uid"), &id);
         let by_task = Place { id: Some(&id), ..named("s", &backend) };
@@ -304,10 +309,10 @@ mod tests {
             assert!(told.open_existing(by_task).await.is_err());
             assert!(reported.open_existing(named("s", &backend)).await.is_err());
             if !again {
-                fs::create_dir(&backend.path).unwrap();
+                fs::create_dir(path_of(&backend)).unwrap();
             }
         }
-        assert_eq!(fs::read_dir(&backend.path).unwrap().count(), 0, "nothing is written into the empty folder");
+        assert_eq!(fs::read_dir(path_of(&backend)).unwrap().count(), 0, "nothing is written into the empty folder");
     }
 
     #[tokio::test]
@@ -315,15 +320,15 @@ mod tests {
         let node = Node::new();
         let (backend, away) = (node.backend("root/store"), node.dir.path().join("away"));
         let id = node.stores().open(named("s", &backend)).await.unwrap().id().unwrap();
-        fs::rename(&backend.path, &away).unwrap();
+        fs::rename(path_of(&backend), &away).unwrap();
         let stores = node.stores();
         let other = stores.open(named("s", &backend)).await.unwrap().id().unwrap();
         let place = Place { id: Some(&id), ..named("s", &backend) };
         let error = stores.open(place).await.err().unwrap();
         assert_eq!(error.kind(), Kind::Unavailable);
         assert!(error.to_string().contains(&id) && error.to_string().contains(&other), "{error}");
-        fs::remove_dir_all(&backend.path).unwrap();
-        fs::rename(&away, &backend.path).unwrap();
+        fs::remove_dir_all(path_of(&backend)).unwrap();
+        fs::rename(&away, path_of(&backend)).unwrap();
         stores.open(place).await.unwrap().probe().await.unwrap();
     }
 
@@ -333,7 +338,7 @@ mod tests {
         let (backend, stores) = (node.backend("root/store"), node.stores());
         let id = stores.open(named("s", &backend)).await.unwrap().id().unwrap();
         stores.remember("s", Some("old"), &id);
-        fs::remove_dir_all(&backend.path).unwrap();
+        fs::remove_dir_all(path_of(&backend)).unwrap();
         stores.forget_all_but(|name, uid| name == "s" && uid.is_none_or(|uid| uid == "old"));
         assert!(stores.open(named("s", &backend)).await.unwrap().probe().await.is_err());
         // Deleted and made anew while nobody looked.
@@ -346,7 +351,7 @@ mod tests {
         let node = Node::new();
         let (backend, stores) = (node.backend("root/a"), node.stores());
         stores.open(named("a", &backend)).await.unwrap();
-        symlink(&backend.path, node.dir.path().join("root/link")).unwrap();
+        symlink(path_of(&backend), node.dir.path().join("root/link")).unwrap();
         for path in ["root/a", "root/link"] {
             let error = stores.open(named("b", &node.backend(path))).await.err().unwrap();
             assert_eq!(error.kind(), Kind::InvalidInput, "{path}");
@@ -363,7 +368,7 @@ mod tests {
         let backend = node.backend("root/store");
         node.stores().open(named("s", &backend)).await.unwrap();
         // Deeper than the store removes: nothing of its own looks like this.
-        let left = Path::new(&backend.path).join(".partial-k-r1-a1-00000000000000aa");
+        let left = Path::new(path_of(&backend)).join(".partial-k-r1-a1-00000000000000aa");
         fs::create_dir_all(left.join("a/b/c/d/e/f/g/h/i/j")).unwrap();
         node.stores().open(named("s", &backend)).await.unwrap().probe().await.unwrap();
         assert!(left.exists());
@@ -372,7 +377,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_back_end_is_said_to_be_one() {
         assert_eq!(
-            kind(&Node::new().stores(), Place { name: "s", filesystem: None, id: None }).await,
+            kind(&Node::new().stores(), Place { name: "s", backend: &Backend::default(), id: None }).await,
             Kind::InvalidInput
         );
     }

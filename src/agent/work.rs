@@ -12,7 +12,7 @@ use vitrine_engine::{
 };
 
 use super::{
-    failure, import,
+    copy, failure, import,
     permit::{Halt, TaskPermit},
     queue::Stop,
     rate::Meter,
@@ -78,7 +78,7 @@ async fn work(place: &Workplace, reporter: &Reporter, halt: &Halt, task: &ImageT
         Err(Error::new(Kind::Internal, "the agent met a fault of its own (see its log); report it with the log"))
     });
     let outcome = match (result, halt.why()) {
-        (Err(_) | Ok(Outcome::Imported(_)), Some(Stop::Cancelled)) => {
+        (Err(_) | Ok(Outcome::Imported(..) | Outcome::Failed(..)), Some(Stop::Cancelled)) => {
             return give_up(place, reporter, &task.spec).await;
         }
         (Err(error), Some(why @ (Stop::Gone | Stop::Shutdown))) => {
@@ -100,7 +100,7 @@ async fn conclude(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec, 
         Some(Written::Gone) | None => return false,
     };
     let done = match outcome {
-        Outcome::Imported(_) => match remove::clear_up(place, spec).await {
+        Outcome::Imported(..) => match remove::clear_up(place, spec).await {
             Ok(()) if remove::is_shared(spec) => {
                 format!("the image was imported and has been removed again from stores of this node; {SHARED}")
             }
@@ -108,7 +108,8 @@ async fn conclude(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec, 
             Err(left) => format!("the image was imported and could not be removed again ({left})"),
         },
         Outcome::Removed => "the image was removed".to_owned(),
-        Outcome::Failed(failure) => format!("the task failed ({})", failure.reason),
+        Outcome::Verified(_) => "the image was verified".to_owned(),
+        Outcome::Failed(failure, _) => format!("the task failed ({})", failure.reason),
     };
     insist(place, reporter, &done, &why).await;
     false
@@ -117,7 +118,7 @@ async fn conclude(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec, 
 /// Writes that a task failed whose status the API server finds invalid, until it is written. There is nothing else to say.
 async fn insist(place: &Workplace, reporter: &Reporter, done: &str, why: &str) {
     tracing::error!(error = why, "{done}, but the task's status is refused; it is reported as failed");
-    let outcome = Outcome::Failed(failure::unwritable(done, why));
+    let outcome = Outcome::Failed(failure::unwritable(done, why), Vec::new());
     while let Some(Written::Invalid(error)) = reporter.finish(&outcome, &place.end).await {
         tracing::error!(error, "not even that the task failed can be reported; trying again");
         tokio::select! {
@@ -130,11 +131,12 @@ async fn insist(place: &Workplace, reporter: &Reporter, done: &str, why: &str) {
 fn tell(outcome: &Outcome, took: Duration) {
     let took = took.as_secs_f64();
     match outcome {
-        Outcome::Imported(result) => {
+        Outcome::Imported(result, _) => {
             tracing::info!(took, size = result.content.size, content = result.content.content_digest, "imported");
         }
         Outcome::Removed => tracing::info!(took, "removed"),
-        Outcome::Failed(failure) => {
+        Outcome::Verified(faults) => tracing::info!(took, ?faults, "verified"),
+        Outcome::Failed(failure, _) => {
             tracing::warn!(
                 took,
                 reason = failure.reason,
@@ -149,6 +151,8 @@ fn tell(outcome: &Outcome, took: Duration) {
 async fn act(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
     match spec.action {
         Action::Import => run_import(place, reporter, halt, spec).await,
+        Action::Copy => run_copy(place, reporter, halt, spec).await,
+        Action::Verify => run_verification(place, reporter, halt, spec).await,
         Action::Delete => {
             let permit = permit(place, reporter, halt);
             remove::remove(place, spec, &permit, halt.token()).await.map(|()| Outcome::Removed)
@@ -162,17 +166,50 @@ fn permit(place: &Workplace, reporter: &Reporter, halt: &Halt) -> TaskPermit {
 
 async fn run_import(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
     let permit = Arc::new(permit(place, reporter, halt));
-    let job = import::prepare(place, spec, permit, halt.token()).await?;
+    let (job, closed) = import::prepare(place, spec, permit, halt.token()).await?;
+    let imported = reporting(reporter, async |progress| pipeline::import(&job, progress, halt.token()).await).await??;
+    Ok(Outcome::Imported(Box::new(import::result(imported, closed)), Vec::new()))
+}
+
+async fn run_copy(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
+    let permit = Arc::new(permit(place, reporter, halt));
+    let copy::Prepared { job, closed, mut faults } = copy::prepare(place, spec, permit, halt.token()).await?;
+    let copied = reporting(reporter, async |progress| pipeline::copy(&job, progress, halt.token()).await).await?;
+    faults.extend(copied.faults.into_iter().map(copy::fault));
+    Ok(match copied.result {
+        Ok(imported) => Outcome::Imported(Box::new(import::result(imported, closed)), faults),
+        Err(error) if halt.why().is_some() => return Err(error),
+        Err(error) => Outcome::Failed(failure::describe(&error), faults),
+    })
+}
+
+async fn run_verification(
+    place: &Workplace,
+    reporter: &Reporter,
+    halt: &Halt,
+    spec: &ImageTaskSpec,
+) -> Result<Outcome> {
+    let job = copy::prepare_verification(place, spec, halt.token()).await?;
+    let verdict = reporting(reporter, async |progress| pipeline::verify(&job, progress, halt.token()).await).await??;
+    Ok(Outcome::Verified(match verdict {
+        pipeline::Verdict::Sound => Vec::new(),
+        pipeline::Verdict::Rotten(message) => vec![copy::rot(job.store.name(), &message)],
+    }))
+}
+
+/// Does the engine's part of a task, and reports how far it is meanwhile.
+///
+/// # Errors
+/// If the engine breaks down.
+async fn reporting<T>(reporter: &Reporter, work: impl AsyncFnOnce(&Arc<pipeline::Progress>) -> T) -> Result<T> {
     let progress = Arc::new(pipeline::Progress::default());
-    let reporting = CancellationToken::new();
-    let reports =
-        tokio::spawn(report(reporter.clone(), progress.clone(), reporting.clone()).instrument(Span::current()));
-    let imported = AssertUnwindSafe(pipeline::import(&job, &progress, halt.token())).catch_unwind().await;
+    let stop = CancellationToken::new();
+    let reports = tokio::spawn(report(reporter.clone(), progress.clone(), stop.clone()).instrument(Span::current()));
+    let done = AssertUnwindSafe(work(&progress)).catch_unwind().await;
     // Waited for: a report must not arrive after the final status. Only a panic makes this fail, and reports do not matter then.
-    reporting.cancel();
+    stop.cancel();
     let _ended = reports.await;
-    let imported = imported.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the engine met a fault of its own")))?;
-    Ok(Outcome::Imported(Box::new(import::result(imported)?)))
+    done.map_err(|_| Error::new(Kind::Internal, "the engine met a fault of its own"))
 }
 
 /// Reports progress until `stop`: what changed since the last report, and not more often than the contract allows.
@@ -206,7 +243,7 @@ async fn give_up(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec) {
         message = format!("cancelled; what was written could not be removed: {error}");
     }
     let error = Error::new(Kind::Cancelled, message);
-    if conclude(place, reporter, spec, &Outcome::Failed(failure::describe(&error))).await {
+    if conclude(place, reporter, spec, &Outcome::Failed(failure::describe(&error), Vec::new())).await {
         tracing::info!(%error, "cancelled");
     }
 }
@@ -215,7 +252,7 @@ async fn give_up(place: &Workplace, reporter: &Reporter, spec: &ImageTaskSpec) {
 async fn fail(place: &Workplace, spec: &ImageTaskSpec, error: &Error) -> Outcome {
     let mut failure = failure::describe(error);
     // The sinks removed what they wrote. Only what was published before another store failed is still there.
-    let several = spec.import.as_ref().is_some_and(|order| order.stores.len() > 1);
+    let several = spec.targets().len() > 1;
     if several
         && error.kind() != Kind::Conflict
         && let Err(left) = remove::clear_up(place, spec).await
@@ -223,5 +260,5 @@ async fn fail(place: &Workplace, spec: &ImageTaskSpec, error: &Error) -> Outcome
         let message = format!("{error}; and what was written could not be removed: {left}");
         failure.message = failure::shorten(&message, failure::MAX_MESSAGE);
     }
-    Outcome::Failed(failure)
+    Outcome::Failed(failure, Vec::new())
 }

@@ -50,12 +50,26 @@ pub mod events {
     pub const IMPORT_SUCCEEDED: &str = "ImportSucceeded";
     /// An attempt failed; another follows or not, as the note says.
     pub const IMPORT_FAILED: &str = "ImportFailed";
+    /// A copy was handed to a node.
+    pub const COPY_STARTED: &str = "CopyStarted";
+    /// A revision is imported into a store from its source again, because it cannot be copied.
+    pub const COPY_IMPOSSIBLE: &str = "CopyImpossible";
+    /// A store has got its copy.
+    pub const COPY_SUCCEEDED: &str = "CopySucceeded";
+    /// A store could not take what it shall keep; it is tried again or not, as the note says.
+    pub const STORE_FAILED: &str = "StoreFailed";
+    /// What a store holds is not what was stored.
+    pub const LOCATION_CORRUPT: &str = "LocationCorrupt";
+    /// What a store holds could not be read.
+    pub const LOCATION_UNREADABLE: &str = "LocationUnreadable";
     /// The node of a running import is gone; another takes over.
     pub const NODE_LOST: &str = "NodeLost";
     /// Data on a node that no longer exists was given up.
     pub const LOCATION_LOST: &str = "LocationLost";
     /// An old revision's data was removed.
     pub const REVISION_REMOVED: &str = "RevisionRemoved";
+    /// Data that no Image knew was removed from a store.
+    pub const ORPHAN_REMOVED: &str = "OrphanRemoved";
     /// A store came into use.
     pub const STORE_READY: &str = "StoreReady";
     /// A store went out of use.

@@ -4,12 +4,16 @@ use super::Action;
 
 /// Label on everything made for an Image in the operator's namespace: the Image's uid.
 pub const LABEL_IMAGE_UID: &str = "vitrine.dev/image-uid";
+/// Label with value `true` on orders to remove data that no Image knows.
+pub const LABEL_ORPHAN: &str = "vitrine.dev/orphan";
 /// Label with value `true` on the Lease of every agent.
 pub const LABEL_AGENT: &str = "vitrine.dev/agent";
 /// Annotation on an agent's Lease: its node's name (a label's value could not hold 253 characters).
 pub const ANNOTATION_NODE: &str = "vitrine.dev/node-name";
 /// Annotation by which a person asks for a failed import to be tried afresh; any value that differs from the last one counts.
 pub const ANNOTATION_RETRY: &str = "vitrine.dev/retry";
+/// Annotation by which a person asks for every copy of an Image to be verified; any value that differs from the last one counts.
+pub const ANNOTATION_VERIFY: &str = "vitrine.dev/verify";
 /// Finalizer on Images that have, or may have, data outside the cluster, and on every ImageStore, for it may come to hold some.
 pub const FINALIZER: &str = "vitrine.dev/data";
 
@@ -33,7 +37,9 @@ pub fn agent_lease_name(node: &str) -> String {
 pub fn task_name(image_uid: &str, revision: i64, action: Action, place: Option<&str>, attempt: i64) -> String {
     let action = match action {
         Action::Import => "import",
+        Action::Copy => "copy",
         Action::Delete => "delete",
+        Action::Verify => "verify",
     };
     match place {
         None => format!("{image_uid}-r{revision}-{action}-{attempt}"),

@@ -15,6 +15,7 @@ use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat, Subformat}
 
 use super::{
     content::Content,
+    revision::{Cleanup, FailureReport, Location, Revision},
     schema,
     source::{Source, is_false},
 };
@@ -85,6 +86,9 @@ pub struct ImageSpec {
     /// Keep it in every ImageStore that is not read-only, those made later included.
     #[serde(default, skip_serializing_if = "is_false")]
     pub all_stores: bool,
+    /// Serve only what is in all of these stores. If not, one is enough: the others are told in status, and filled when they can be.
+    #[serde(default = "default_require_all")]
+    pub require_all_stores: bool,
     /// Refuse to delete the Image.
     #[serde(default, skip_serializing_if = "is_false")]
     pub protected: bool,
@@ -100,6 +104,10 @@ pub struct ImageSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::tags")]
     pub tags: Vec<String>,
+}
+
+fn default_require_all() -> bool {
+    true
 }
 
 fn default_history() -> i64 {
@@ -245,14 +253,18 @@ pub struct ImageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub cleanup: Vec<Cleanup>,
-    /// Where the serving revision is kept.
+    /// Where the serving revision is kept, best first by the weight of the stores; and which stores shall keep it and do not, with why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 128))]
     pub locations: Vec<Location>,
     /// The value of the retry annotation that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_handled_retry: Option<String>,
+    /// The value of the verify annotation that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_handled_verify: Option<String>,
     /// Texts for `kubectl get`; never parse these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display: Option<Display>,
@@ -271,103 +283,6 @@ pub enum ImagePhase {
     Failed,
     /// Its data is being removed.
     Deleting,
-}
-
-/// One immutable content of an Image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Revision {
-    /// Counts from 1 and is never used twice.
-    #[schemars(range(min = 1))]
-    pub number: i64,
-    /// Hash of the fields of spec that it was made from.
-    #[schemars(length(max = 64))]
-    pub spec_hash: String,
-    /// How far it is.
-    pub phase: RevisionPhase,
-    /// The number of the last attempt to bring it into stores. Stores take it as fencing token, so it only grows.
-    #[serde(default)]
-    pub attempts: i64,
-    /// The stores reached from several nodes that an attempt may have written to without saying so. What it left there is nobody's but
-    /// this revision's.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 253)))]
-    pub tried: Vec<String>,
-    /// What was found; absent until it is verified.
-    #[serde(flatten)]
-    pub content: Option<Content>,
-    /// When it was verified and stored.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub imported_at: Option<Time>,
-    /// Where its data is.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub locations: Vec<Location>,
-}
-
-impl Revision {
-    /// Digests of the bytes as received; none until they are known.
-    pub fn digests(&self) -> Vec<String> {
-        self.content.as_ref().map(|content| content.digests.clone()).unwrap_or_default()
-    }
-}
-
-/// How far a revision is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum RevisionPhase {
-    /// Wanted, not there yet.
-    Importing,
-    /// Verified and stored.
-    Active,
-}
-
-/// Data that is to be removed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Cleanup {
-    /// Of which revision.
-    pub revision: i64,
-    /// From which ImageStore.
-    #[schemars(length(max = 253))]
-    pub store: String,
-    /// From which node's disk; absent if the store is reached from several nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub node: Option<String>,
-    /// The highest attempt at the revision when it was put down here: what a later one brings stays.
-    #[serde(default = "highest_attempt")]
-    #[schemars(range(min = 1))]
-    pub attempt: i64,
-}
-
-fn highest_attempt() -> i64 {
-    super::task::HIGHEST_ATTEMPT
-}
-
-/// One stored copy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Location {
-    /// The ImageStore.
-    #[schemars(length(max = 253))]
-    pub store: String,
-    /// The node whose disk holds it; absent if the store is reached from several nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub node: Option<String>,
-    /// Where it is, without credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048))]
-    pub url: Option<String>,
-    /// How it is stored.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<Output>,
-    /// Length of the stored object in bytes, holes included.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<i64>,
-    /// Bytes that the store really holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub allocated_size: Option<i64>,
 }
 
 /// How far work is.
@@ -404,6 +319,21 @@ pub struct Attempt {
     pub revision: i64,
     /// Number of the attempt under way or of the last one.
     pub number: i64,
+    /// The generation of the Image for which the failures are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// The stores that it copies the revision from; none if it comes from its source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub from: Vec<String>,
+    /// Why it comes from its source though there are copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub why: Option<String>,
+    /// The stores whose copies could not be read since the count began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 253)))]
+    pub unreadable: Vec<String>,
     /// The stores it brings the revision into.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 253)))]
@@ -421,29 +351,6 @@ pub struct Attempt {
     /// When the next attempt may begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
-}
-
-/// Why an attempt failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct FailureReport {
-    /// The kind of failure, in one word.
-    #[schemars(length(max = 128))]
-    pub reason: String,
-    /// The rule that the image broke, if it was refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
-    pub rule: Option<String>,
-    /// What was found, where, and what to do.
-    #[schemars(length(max = 4096))]
-    pub message: String,
-    /// Whether trying again may help.
-    pub retryable: bool,
-    /// The node it happened on.
-    #[schemars(length(max = 253))]
-    pub node: String,
-    /// When it was noticed.
-    pub at: Time,
 }
 
 /// Texts for `kubectl get`.

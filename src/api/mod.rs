@@ -2,29 +2,33 @@
 //!
 //! Knows the model and Kubernetes' type definitions. Must not know a client: what is here can be tested without a cluster.
 
+mod backend;
 pub mod condition;
 mod content;
 mod crd;
 pub mod identity;
 mod image;
 mod node_cache;
+mod revision;
 mod schema;
 mod source;
 mod store;
 mod task;
 
+pub use backend::{Backend, FilesystemBackend};
 pub use content::Content;
 pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{
-    Attempt, Cleanup, Conversion, DeclaredFormat, Display, FailureReport, Image, ImagePhase, ImageSpec, ImageStatus,
-    Location, Output, Progress, Revision, RevisionPhase,
+    Attempt, Conversion, DeclaredFormat, Display, Image, ImagePhase, ImageSpec, ImageStatus, Output, Progress,
 };
-pub use node_cache::{AgentInfo, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
+pub use node_cache::{AgentInfo, Held, Listing, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
+pub use revision::{Cleanup, FailureReport, Gap, Location, LocationPhase, Revision, RevisionPhase};
 pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};
-pub use store::{FilesystemBackend, ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, StoreCapacity};
+pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, Orphans, StoreCapacity, VerifySchedule};
 pub use task::{
-    Action, DeleteOrder, DeleteTarget, HIGHEST_ATTEMPT, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus,
-    ImportOrder, ImportResult, StoreTarget, TaskFailure, TaskHttp, TaskLocation, TaskPhase, TaskSource,
+    Action, CopyOrder, DeleteOrder, HIGHEST_ATTEMPT, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus,
+    ImportOrder, ImportResult, StoreFailure, StoreFault, StoreRef, StoreTarget, TaskFailure, TaskHttp, TaskLocation,
+    TaskPhase, TaskSource, VerifyOrder,
 };
 
 /// The API group of every kind here.

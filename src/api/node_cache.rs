@@ -15,7 +15,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::store::STORE_ID_PATTERN;
+use super::backend::STORE_ID_PATTERN;
 
 /// What one node shall have at hand; see the module for who writes what.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -99,4 +99,34 @@ pub struct StoreReport {
     pub available: Option<i64>,
     /// When it was probed.
     pub probed_at: Time,
+    /// A page of what it holds, if this node is to list it. The next one has what follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listing: Option<Listing>,
+}
+
+/// A page of what a store holds, in the order of names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Listing {
+    /// When it was listed.
+    pub taken_at: Time,
+    /// How many objects it holds in all.
+    pub objects: i64,
+    /// Those of this page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub entries: Vec<Held>,
+}
+
+/// One published object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// The Image's uid.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// Its revision.
+    pub revision: i64,
+    /// Seconds since it was last changed.
+    pub age_seconds: i64,
 }

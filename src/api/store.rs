@@ -5,17 +5,19 @@
     reason = "the lint takes the columns of `kubectl get` for one attribute said twice"
 )]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{image::Conversion, schema, source::is_false};
-
-/// How a back end's own mark looks.
-pub(super) const STORE_ID_PATTERN: &str = "^[0-9a-f]{32}$";
+use super::{
+    backend::{Backend, STORE_ID_PATTERN},
+    image::Conversion,
+    schema,
+    source::is_false,
+};
 
 /// A back end that keeps image data.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -66,6 +68,14 @@ pub struct ImageStoreSpec {
     /// Keeps Images that name no store. If several stores say so, the oldest is it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub default: bool,
+    /// Which store is preferred where an image is in several: the higher first. It orders `status.locations` of Images and says where
+    /// copies are read from. It has no part in which store is the default.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub weight: i64,
+    /// When what is kept here is read again and held against its digests. Absent means only when somebody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifySchedule>,
     /// Take no new images; what is kept stays and can be removed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub read_only: bool,
@@ -76,24 +86,45 @@ pub struct ImageStoreSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::node_selector")]
     pub node_selector: BTreeMap<String, String>,
-    /// A folder on the agents' nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filesystem: Option<FilesystemBackend>,
+    /// What stands behind it.
+    #[serde(flatten)]
+    pub backend: Backend,
 }
 
-/// A folder. It cannot be changed: what is kept would be somewhere else from one moment to the next.
+/// When what is kept is verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct FilesystemBackend {
-    /// Absolute, without `.` and `..`.
-    #[schemars(length(min = 2, max = 512), regex(pattern = "^(/[A-Za-z0-9._-]+)+$"))]
-    #[x_kube(validation = Rule::new("!self.matches('/[.]{1,2}(/|$)')")
-        .message("the path must not have . or .. in it: write it out"))]
-    pub path: String,
-    /// The folder is one and the same on every node, as on a network file system mounted by the nodes. If not, each node has its own,
-    /// and every image is on the node that imported it.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub shared: bool,
+pub struct VerifySchedule {
+    /// How long after a copy was stored or last verified it is verified again, as `720h` or `1h30m`.
+    #[schemars(length(min = 2, max = 24), regex(pattern = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("the interval must be one second or more"))]
+    pub interval: String,
+}
+
+impl VerifySchedule {
+    /// The interval; `None` if it makes no sense, which the schema does not let through.
+    pub fn interval(&self) -> Option<Duration> {
+        let (mut seconds, mut number) = (0_u64, String::new());
+        for letter in self.interval.chars() {
+            let unit = match letter {
+                'h' => 3600,
+                'm' => 60,
+                's' => 1,
+                digit => {
+                    number.push(digit);
+                    continue;
+                }
+            };
+            seconds = seconds.checked_add(number.parse::<u64>().ok()?.checked_mul(unit)?)?;
+            number.clear();
+        }
+        (number.is_empty() && seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// What is known of an ImageStore.
@@ -118,6 +149,13 @@ pub struct ImageStoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub id: Option<String>,
+    /// Which node lists what it holds, if it is one and the same on every node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub lister: Option<String>,
+    /// Data that no Image knows, as far as it was listed of late; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphans: Option<Orphans>,
     /// Whether this store keeps Images that name none.
     #[serde(default)]
     pub default: bool,
@@ -133,6 +171,18 @@ pub struct ImageStoreStatus {
     /// Who reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeReach>,
+}
+
+/// Data that no Image knows. It is removed when it was not changed for a day, or as long as the operator is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphans {
+    /// How many objects.
+    pub count: i64,
+    /// The first of them, each as the uid and the revision of its Image, and its node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(max = 400)))]
+    pub names: Vec<String>,
 }
 
 /// Room in a store: the sum over nodes if each has its own, in bytes.
@@ -160,4 +210,17 @@ pub struct NodeReach {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 1024)))]
     pub problems: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_what_they_say() {
+        let of =
+            |text: &str| VerifySchedule { interval: text.to_owned() }.interval().map(|interval| interval.as_secs());
+        assert_eq!([of("720h"), of("1h30m"), of("2s")], [Some(2_592_000), Some(5400), Some(2)]);
+        assert_eq!([of("0s"), of("5"), of(""), of("xh")], [None; 4]);
+    }
 }

@@ -9,16 +9,19 @@
 //!   does not know is its own from before a restart, and it resumes it or starts it again. It never touches one that has ended.
 //!   It sets `phase: Running`, `startedAt`, `agent` (its start id) and `observedGeneration` before the first byte moves.
 //! * **Progress.** At most one status write in 2 s, and none that changes nothing.
-//! * **Ending.** `Succeeded` with `result` (Import) or without (Delete), `Failed` with `failure`; once either is written the status is
-//!   final. The operator takes over what it says and deletes the task.
+//! * **Ending.** `Succeeded` with `result` (Import, Copy) or without (Delete, Verify), `Failed` with `failure`; once either is written
+//!   the status is final. `faults` tells what was found wrong with stored copies that were read, however the task ended. The operator
+//!   takes over what it says and deletes the task.
+//! * **Several stores.** An Import with `requireAllStores` brings a revision into all its stores or none. Else, and in a Copy, each store
+//!   is for itself: it succeeds if one got the image, and `result.failures` tells of the others.
 //! * **Stopping.** When `cancelled` turns true, or the task is gone (or replaced by another uid), the agent stops at once, removes what
 //!   it wrote for it, and publishes nothing. It makes sure that the task is still there and not cancelled right before it commits,
 //!   by a read that is not from its cache. A cancelled task that still exists ends as `Failed` with reason `Cancelled`.
-//! * **Fencing.** `spec.attempt` of an Import is the fencing token for `Store::create`, `delete.fence` of a Delete the one for
-//!   `Store::delete`. The attempts at one revision of one image only ever grow; those of Deletes count by themselves. No Import of a revision is given to a node that has a Delete of it left to do.
+//! * **Fencing.** `spec.attempt` of an Import or a Copy is the fencing token for `Store::create`, `delete.fence` of a Delete the one for
+//!   `Store::delete`. The attempts at one revision of one image only ever grow; those of Deletes and Verifies count by themselves. Neither an Import nor a Copy of a revision is given to a node that has a Delete of it left to do.
 //! * **Identity.** A store is marked when it is first used, and its mark is reported (`NodeCache`). From then on the agent works on
 //!   nothing else that lies in its place: neither on what `storeId` does not name, nor on what it did not report itself.
-//! * **Idempotence.** An Import whose object is published already (a restart after the commit) succeeds with what the store tells of it.
+//! * **Idempotence.** An Import or a Copy whose object is published already (a restart after the commit) succeeds with what the store tells of it.
 //!   A Delete of what is not there succeeds.
 //! * **Retries.** The agent retries single requests by itself; when it gives up it says with `retryable` whether another attempt, maybe
 //!   on another node, may help. The operator waits (5 s doubling to 5 min) and counts.
@@ -35,11 +38,11 @@ use serde::{Deserialize, Serialize};
 use vitrine_engine::model::ContainerFormat;
 
 use super::{
+    backend::{Backend, STORE_ID_PATTERN},
     content::Content,
     image::{DeclaredFormat, Output, Progress},
     schema,
     source::{DIGEST_PATTERN, is_false},
-    store::{FilesystemBackend, STORE_ID_PATTERN},
 };
 
 /// The highest number of an attempt.
@@ -67,7 +70,9 @@ pub const HIGHEST_ATTEMPT: i64 = 1_000_000;
     printcolumn(name = "Message", type_ = "string", json_path = ".status.failure.message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("(self.action == 'Import') == has(self.import) && (self.action == 'Delete') == has(self.delete)")
+#[x_kube(validation = Rule::new(
+    "(self.action == 'Import') == has(self.import) && (self.action == 'Delete') == has(self.delete) \
+     && (self.action == 'Copy') == has(self.copy) && (self.action == 'Verify') == has(self.verify)")
     .message("a task has the order of its action and no other"))]
 // Whole orders are not compared, for the API server reckons comparing objects too dear. The agent keeps to the order it took up.
 #[x_kube(validation = Rule::new(
@@ -93,6 +98,12 @@ pub struct ImageTaskSpec {
     /// The order, if action is Import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub import: Option<ImportOrder>,
+    /// The order, if action is Copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyOrder>,
+    /// The order, if action is Verify.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifyOrder>,
     /// The order, if action is Delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete: Option<DeleteOrder>,
@@ -101,13 +112,43 @@ pub struct ImageTaskSpec {
     pub cancelled: bool,
 }
 
+impl ImageTaskSpec {
+    /// The stores that it writes to.
+    pub fn targets(&self) -> &[StoreTarget] {
+        let import = self.import.as_ref().map(|order| order.stores.as_slice());
+        import.or(self.copy.as_ref().map(|order| order.stores.as_slice())).unwrap_or_default()
+    }
+
+    /// The names of all stores that it has to do with.
+    pub fn stores(&self) -> impl Iterator<Item = &str> {
+        let removed = self.delete.iter().flat_map(|order| &order.stores);
+        let read = self.copy.iter().flat_map(|order| &order.from).chain(self.verify.iter().map(|order| &order.store));
+        let referred = removed.chain(read).map(|store| store.name.as_str());
+        self.targets().iter().map(|target| target.name.as_str()).chain(referred)
+    }
+}
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Action {
     /// Bring a revision from its source into stores.
     Import,
+    /// Bring a revision from stores that have it into others.
+    Copy,
     /// Remove a revision from stores, unfinished writes included.
     Delete,
+    /// Read what a store holds of a revision, and hold it against its digest.
+    Verify,
+}
+
+impl Action {
+    /// Whether it is an attempt to bring a revision into stores.
+    pub const fn brings(self) -> bool {
+        match self {
+            Self::Import | Self::Copy => true,
+            Self::Delete | Self::Verify => false,
+        }
+    }
 }
 
 /// An Image, and which state of its spec was looked at.
@@ -152,9 +193,42 @@ pub struct ImportOrder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub container_disk: Option<String>,
-    /// Into which stores, all of them: the task fails if one does.
+    /// Whether the task fails if one store does.
+    #[serde(default = "default_require_all")]
+    pub require_all_stores: bool,
+    /// Into which stores.
     #[schemars(length(min = 1, max = 16))]
     pub stores: Vec<StoreTarget>,
+}
+
+fn default_require_all() -> bool {
+    true
+}
+
+/// Bring a revision from stores that have it into others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyOrder {
+    /// Where it is, best first: the next is read where one cannot be.
+    #[schemars(length(min = 1, max = 16))]
+    pub from: Vec<StoreRef>,
+    /// What the guest must see there, `blake3:hex`.
+    #[schemars(length(max = 140))]
+    pub content_digest: String,
+    /// Into which stores, each for itself.
+    #[schemars(length(min = 1, max = 16))]
+    pub stores: Vec<StoreTarget>,
+}
+
+/// Read what a store holds of a revision, and hold it against its digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyOrder {
+    /// Which store.
+    pub store: StoreRef,
+    /// What the guest must see there, `blake3:hex`.
+    #[schemars(length(max = 140))]
+    pub content_digest: String,
 }
 
 /// Where the bytes come from: exactly one member.
@@ -196,9 +270,9 @@ pub struct StoreTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub store_id: Option<String>,
-    /// A folder on the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filesystem: Option<FilesystemBackend>,
+    /// What stands behind it.
+    #[serde(flatten)]
+    pub backend: Backend,
 }
 
 /// Remove a revision from stores.
@@ -207,17 +281,17 @@ pub struct StoreTarget {
 pub struct DeleteOrder {
     /// From which.
     #[schemars(length(min = 1, max = 16))]
-    pub stores: Vec<DeleteTarget>,
+    pub stores: Vec<StoreRef>,
     /// The fencing token for `Store::delete`: the highest attempt at an Import of the revision that is meant. What a later one has
     /// brought stays.
     #[schemars(range(min = 1, max = HIGHEST_ATTEMPT))]
     pub fence: i64,
 }
 
-/// A store to remove from: its name and what it is (exactly one member).
+/// A store to read or remove from: its name and what it is (exactly one member).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct DeleteTarget {
+pub struct StoreRef {
     /// The ImageStore.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
@@ -225,9 +299,9 @@ pub struct DeleteTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub store_id: Option<String>,
-    /// A folder on the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filesystem: Option<FilesystemBackend>,
+    /// What stands behind it.
+    #[serde(flatten)]
+    pub backend: Backend,
 }
 
 /// What the agent says of a task.
@@ -254,9 +328,13 @@ pub struct ImageTaskStatus {
     /// How far an Import is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// What an Import brought, once `Succeeded`.
+    /// What an Import or a Copy brought, once `Succeeded`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ImportResult>,
+    /// What was found wrong with stored copies that a Copy or a Verify read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub faults: Vec<StoreFault>,
     /// Why it is `Failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<TaskFailure>,
@@ -293,9 +371,38 @@ pub struct ImportResult {
     /// What was found in the source.
     #[serde(flatten)]
     pub content: Content,
-    /// One for each store of the order.
+    /// One for each store of the order that has it.
     #[schemars(length(min = 1, max = 16))]
     pub locations: Vec<TaskLocation>,
+    /// One for each store of the order that does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub failures: Vec<StoreFailure>,
+}
+
+/// A store that did not get the image while others did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreFailure {
+    /// The ImageStore.
+    #[schemars(length(max = 253))]
+    pub store: String,
+    /// Why not.
+    pub failure: TaskFailure,
+}
+
+/// What was found wrong with a stored copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreFault {
+    /// The ImageStore.
+    #[schemars(length(max = 253))]
+    pub store: String,
+    /// What was found.
+    #[schemars(length(max = 4096))]
+    pub message: String,
+    /// Whether what is there is not what was stored. Else it could not be read, which may pass.
+    pub rotten: bool,
 }
 
 /// One stored copy.

@@ -95,6 +95,12 @@ pub struct Timing {
     /// How often stores are looked at
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub probe_interval: u64,
+    /// How often what stores hold is listed, so that what no Image knows is found
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub list_interval: u64,
+    /// How long a store may take for one write or read before it counts as stalled: an import into several stores goes on without it
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub store_stall_timeout: u64,
     /// How long work may clean up when the agent is asked to end; less than the pod's grace period
     #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub grace: u64,

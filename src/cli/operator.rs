@@ -28,6 +28,12 @@ pub struct Operator {
     /// The wait after the first failed attempt at an import; it doubles with each.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub retry_base: Duration,
+    /// How often to look for what was forsaken: tasks and stored data of Images that are no more.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub sweep_interval: Duration,
+    /// How long stored data that no Image knows must not have been changed before it is removed.
+    #[arg(long, value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
+    pub orphan_grace: Duration,
     /// Write logs as JSON.
     #[arg(long)]
     pub log_json: bool,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{fleet::Fleet, settings::Settings};
 use crate::{
-    api::{Image, ImageStore},
+    api::{Image, ImageStore, Orphans},
     kube::{apply::Writer, backoff::Backoff, event::Events},
 };
 
@@ -42,6 +42,7 @@ pub struct Context {
     pub events: Events,
     fleet: Mutex<Fleet>,
     last_progress: Mutex<BTreeMap<String, Instant>>,
+    orphans: Mutex<BTreeMap<String, Orphans>>,
     failures: Mutex<Failures>,
 }
 
@@ -107,6 +108,7 @@ impl Context {
             bells,
             fleet: Mutex::new(fleet),
             last_progress: Mutex::default(),
+            orphans: Mutex::default(),
             failures: Mutex::default(),
         }
     }
@@ -136,6 +138,24 @@ impl Context {
     /// Takes note that `object` was dealt with.
     pub fn succeeded(&self, object: &str) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).forget(object);
+    }
+
+    /// Takes note of what a store holds that no Image knows, and has the store looked at if that is news.
+    pub fn note_orphans(&self, store: &str, orphans: Option<Orphans>) {
+        let mut all = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get(store) == orphans.as_ref() {
+            return;
+        }
+        match orphans {
+            Some(orphans) => drop(all.insert(store.to_owned(), orphans)),
+            None => drop(all.remove(store)),
+        }
+        self.bells.store(store);
+    }
+
+    /// What a store holds that no Image knows, as last seen.
+    pub fn orphans(&self, store: &str) -> Option<Orphans> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner).get(store).cloned()
     }
 
     /// How long to wait before progress of this Image may be written again; `None` means now, and counts as having written.

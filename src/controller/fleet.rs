@@ -3,6 +3,7 @@
 //! Pure bookkeeping: watches feed it, decisions read it. It must not know a client, or the time but from its callers.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -75,17 +76,35 @@ struct Assignment {
     image: (String, String),
 }
 
+/// A store, by its name and the labels of the nodes that reach it.
+pub type Wish<'a> = (&'a str, &'a BTreeMap<String, String>);
+
 /// What a node must have to be given a task.
 #[derive(Clone, Debug, Default)]
 pub struct Demand<'a> {
-    /// Stores it must reach, each with its node selector.
-    pub stores: Vec<(&'a str, &'a BTreeMap<String, String>)>,
+    /// Stores it must reach.
+    pub stores: Vec<Wish<'a>>,
+    /// Whether one of the stores is enough.
+    pub partly: bool,
+    /// Stores it must be able to read.
+    pub sources: Vec<Wish<'a>>,
+    /// No other node will do.
+    pub only: Option<&'a str>,
     /// The node to take only if there is no other.
     pub avoid: Option<&'a str>,
     /// Nodes not to take.
     pub exclude: BTreeSet<&'a str>,
     /// It writes, so a store without any room will not do.
     pub writes: bool,
+}
+
+/// A node for a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its name.
+    pub node: String,
+    /// Which of the stores that it was chosen for it reaches.
+    pub stores: Vec<String>,
 }
 
 impl Fleet {
@@ -285,43 +304,71 @@ impl Fleet {
         live.filter(|node| self.matches(node, selector)).map(String::as_str).collect()
     }
 
-    /// The node for a task: of those that can do it, the one with the least to do.
+    /// The node for a task: of those that can do it, the one that reaches most of the stores, and then the one with the least to do.
     ///
     /// # Errors
     /// Why no node can, for people.
-    pub fn choose(&self, demand: &Demand<'_>, now: Instant) -> Result<String, String> {
+    pub fn choose(&self, demand: &Demand<'_>, now: Instant) -> Result<Choice, String> {
         let mut refusals = Vec::new();
         let mut candidates = Vec::new();
-        for node in self.agents.keys() {
-            match self.refusal(node, demand, now) {
-                Some(why) => refusals.push(format!("{node} {why}")),
-                None => candidates.push((demand.avoid == Some(node.as_str()), self.load(node), node)),
+        for node in self.agents.keys().filter(|node| demand.only.is_none_or(|only| only == node.as_str())) {
+            match self.fit(node, demand, now) {
+                Err(why) => refusals.push(format!("{node} {why}")),
+                Ok(stores) => {
+                    let rank = (demand.avoid == Some(node.as_str()), Reverse(stores.len()), self.load(node), node);
+                    candidates.push((rank, stores));
+                }
             }
         }
-        candidates.into_iter().min().map(|(_, _, node)| node.clone()).ok_or_else(|| explain(&refusals))
+        let best = candidates.into_iter().min();
+        best.map(|((.., node), stores)| Choice { node: node.clone(), stores }).ok_or_else(|| match demand.only {
+            Some(only) if refusals.is_empty() => format!("there is no agent on node {only}"),
+            _ => explain(&refusals),
+        })
     }
 
-    fn refusal(&self, node: &str, demand: &Demand<'_>, now: Instant) -> Option<String> {
+    /// Why `node` cannot read `store` now, if it cannot.
+    pub fn cannot_read(&self, node: &str, store: Wish<'_>) -> Option<String> {
+        self.cannot_use(node, store, false)
+    }
+
+    /// Which of the demanded stores `node` can use, if it can be given the task.
+    fn fit(&self, node: &str, demand: &Demand<'_>, now: Instant) -> Result<Vec<String>, String> {
         if self.liveness(node, now) != Liveness::Live {
             // Since when, and not for how long: a message must not change by itself.
             let since = self.agents.get(node).and_then(|agent| agent.renewed).map(whole_seconds);
             let since = since.map_or_else(|| "it was made".to_owned(), |time| time.to_string());
-            return Some(format!("has not renewed its lease since {since}"));
+            return Err(format!("has not renewed its lease since {since}"));
         }
         if demand.exclude.contains(node) {
-            return Some("has leftovers of an earlier attempt to remove first".to_owned());
+            return Err("has leftovers of an earlier attempt to remove first".to_owned());
         }
-        demand.stores.iter().find_map(|(store, selector)| {
-            if !self.matches(node, selector) {
-                return Some(format!("does not have the labels that store {store} asks for"));
+        if let Some(why) = demand.sources.iter().find_map(|source| self.cannot_read(node, *source)) {
+            return Err(why);
+        }
+        let (mut usable, mut first) = (Vec::new(), None);
+        for store in &demand.stores {
+            match self.cannot_use(node, *store, demand.writes) {
+                None => usable.push(store.0.to_owned()),
+                Some(why) => first = first.or(Some(why)),
             }
-            match self.report(node, store) {
-                None => Some(format!("has not reported on store {store} yet{}", self.explain_silence(node))),
-                Some(report) if !report.ready => Some(format!("cannot use store {store}: {}", report.message)),
-                Some(report) if demand.writes && is_full(report) => Some(format!("has no room left in store {store}")),
-                Some(_) => None,
-            }
-        })
+        }
+        match first {
+            Some(why) if !demand.partly || usable.is_empty() => Err(why),
+            _ => Ok(usable),
+        }
+    }
+
+    fn cannot_use(&self, node: &str, (store, selector): Wish<'_>, writes: bool) -> Option<String> {
+        if !self.matches(node, selector) {
+            return Some(format!("does not have the labels that store {store} asks for"));
+        }
+        match self.report(node, store) {
+            None => Some(format!("has not reported on store {store} yet{}", self.explain_silence(node))),
+            Some(report) if !report.ready => Some(format!("cannot use store {store}: {}", report.message)),
+            Some(report) if writes && is_full(report) => Some(format!("has no room left in store {store}")),
+            Some(_) => None,
+        }
     }
 
     fn explain_silence(&self, node: &str) -> String {
@@ -334,7 +381,8 @@ impl Fleet {
         selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
     }
 
-    fn load(&self, node: &str) -> usize {
+    /// How many unfinished tasks `node` has.
+    pub fn load(&self, node: &str) -> usize {
         self.assignments.values().filter(|assignment| assignment.node == node).count()
     }
 }

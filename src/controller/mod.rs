@@ -125,6 +125,7 @@ async fn control(client: Client, settings: Settings, stop: CancellationToken) {
         () = controllers => {}
         () = followed => {}
         () = task::sweep(Arc::clone(&context)) => {}
+        () = store::orphans::collect(Arc::clone(&context)) => {}
     }
 }
 

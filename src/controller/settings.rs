@@ -24,6 +24,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// How often to look for what was forsaken, and how old it must be. Nothing waits for it.
     pub sweep_interval: Duration,
+    /// How long data that no Image knows must not have been changed before it is removed.
+    pub orphan_grace: Duration,
 }
 
 impl Settings {
@@ -36,6 +38,8 @@ impl Settings {
     pub const RETRY_MAX: Duration = Duration::from_secs(300);
     /// How often forsaken things are looked for.
     pub const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+    /// How long data that no Image knows is left: a day, in which somebody may notice that it was not meant to be forsaken.
+    pub const ORPHAN_GRACE: Duration = Duration::from_hours(24);
     /// The number of attempts; see [`RetryPolicy::limit`].
     pub const RETRY_LIMIT: i64 = 5;
 
@@ -49,6 +53,7 @@ impl Settings {
             leader_lease: Self::LEADER_LEASE,
             agent_grace: Duration::from_secs(identity::LEASE_DURATION_SECONDS),
             sweep_interval: Self::SWEEP_INTERVAL,
+            orphan_grace: Self::ORPHAN_GRACE,
             retry: RetryPolicy {
                 backoff: Backoff { base: Self::RETRY_BASE, limit: Self::RETRY_MAX },
                 limit: Self::RETRY_LIMIT,

@@ -122,6 +122,16 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether what was read is not what was once written there, as opposed to a read that failed: it ends too early, cannot be
+    /// understood, or a part of it is not there.
+    pub fn is_damage(&self) -> bool {
+        let cause = self.inner.source.as_deref().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let damage = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof, io::ErrorKind::NotFound];
+        self.inner.kind == Kind::Io && cause.is_some_and(|cause| damage.contains(&cause.kind()))
+    }
+}
+
 impl From<Violation> for Error {
     fn from(violation: Violation) -> Self {
         let context = format!("image refused: {violation}");

@@ -10,6 +10,7 @@
 
 mod again;
 mod containers;
+mod copies;
 mod failures;
 mod footers;
 mod hostile;

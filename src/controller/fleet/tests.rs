@@ -51,6 +51,7 @@ fn report(store: &str, ready: bool) -> StoreReport {
         capacity: None,
         available: None,
         probed_at: Time(Timestamp::now()),
+        listing: None,
     }
 }
 
@@ -105,7 +106,7 @@ fn tasks_that_vanished_unseen_are_no_load() {
     load(&mut fleet, "t1", "a");
     load(&mut fleet, "t2", "b");
     assert_eq!(fleet.keep_tasks(&["t2".to_owned()].into()), [("tenant".to_owned(), "of-t1".to_owned())]);
-    assert_eq!(fleet.choose(&Demand::default(), now).unwrap(), "a");
+    assert_eq!(fleet.choose(&Demand::default(), now).unwrap().node, "a");
 }
 
 #[test]
@@ -158,10 +159,13 @@ fn the_least_loaded_fitting_node_is_chosen() {
     let (none, ssd) = (BTreeMap::new(), BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]));
     let choose = |fleet: &Fleet, demand: &Demand<'_>| fleet.choose(demand, now);
     let any = Demand { stores: vec![("s", &none)], ..Demand::default() };
-    assert_eq!(choose(&fleet, &any).unwrap(), "c");
-    assert_eq!(choose(&fleet, &Demand { avoid: Some("c"), ..any.clone() }).unwrap(), "d");
-    assert_eq!(choose(&fleet, &Demand { exclude: ["c", "d"].into(), ..any.clone() }).unwrap(), "b");
-    assert_eq!(choose(&fleet, &Demand { stores: vec![("s", &ssd)], avoid: Some("d"), ..any.clone() }).unwrap(), "d");
+    assert_eq!(choose(&fleet, &any).unwrap().node, "c");
+    assert_eq!(choose(&fleet, &Demand { avoid: Some("c"), ..any.clone() }).unwrap().node, "d");
+    assert_eq!(choose(&fleet, &Demand { exclude: ["c", "d"].into(), ..any.clone() }).unwrap().node, "b");
+    assert_eq!(
+        choose(&fleet, &Demand { stores: vec![("s", &ssd)], avoid: Some("d"), ..any.clone() }).unwrap().node,
+        "d"
+    );
     assert_eq!(fleet.observe_reports("d", Some(&[report("s", false)])), ["s"]);
     assert_eq!(fleet.observe_reports("d", Some(&[report("s", false)])), Vec::<String>::new());
     let why = choose(&fleet, &Demand { stores: vec![("s", &ssd)], ..Demand::default() }).unwrap_err();
@@ -179,12 +183,12 @@ fn a_node_that_has_not_reported_on_a_store_or_has_no_room_in_it_is_given_nothing
     let why = fleet.choose(&writes, now).unwrap_err();
     assert!(why.ends_with("a has not reported on store s yet"), "{why}");
     fleet.observe_reports("a", Some(&[report("s", true)]));
-    assert_eq!(fleet.choose(&writes, now).unwrap(), "a");
+    assert_eq!(fleet.choose(&writes, now).unwrap().node, "a");
     let full = StoreReport { available: Some(0), ..report("s", true) };
     assert_eq!(fleet.observe_reports("a", Some(&[full])), ["s"], "who waits for room is woken by this");
     let why = fleet.choose(&writes, now).unwrap_err();
     assert!(why.contains("no room left in store s"), "{why}");
-    assert_eq!(fleet.choose(&reads, now).unwrap(), "a", "what makes room needs none");
+    assert_eq!(fleet.choose(&reads, now).unwrap().node, "a", "what makes room needs none");
     let many: Vec<_> = (0..64).map(|n| report(&format!("other-{n}"), true)).collect();
     fleet.observe_reports("a", Some(&many));
     let why = fleet.choose(&writes, now).unwrap_err();

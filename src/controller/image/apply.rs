@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::decide::{Decision, NewTask};
 use crate::{
-    api::{Action, Image, ImageTask, identity},
+    api::{Image, ImageTask, identity},
     kube::{Result, apply::Writer, event::Events},
 };
 
@@ -71,7 +71,7 @@ pub async fn apply(target: &Target<'_>, image: &Image, decision: &Decision) -> R
     }
     for order in &decision.orders.create {
         match create(target, order).await {
-            Err(error) if error.is_refusal() && order.task.spec.action == Action::Import => {
+            Err(error) if error.is_refusal() && order.task.spec.action.brings() => {
                 return Ok(Applied::Refused { task: order.task.name_any(), why: error.to_string() });
             }
             made => made?,

@@ -10,7 +10,12 @@ pub const UID: &str = "0b5f5f8e-8f5c-4a57-9c3f-1d2d3c4b5a69";
 /// An Image that names no store.
 pub fn image() -> Image {
     let http = HttpSource { url: "https://images.example/debian.qcow2".into(), ..HttpSource::default() };
-    let spec = ImageSpec { source: Source { http: Some(http) }, revision_history_limit: 1, ..ImageSpec::default() };
+    let spec = ImageSpec {
+        source: Source { http: Some(http) },
+        revision_history_limit: 1,
+        require_all_stores: true,
+        ..ImageSpec::default()
+    };
     let metadata = ObjectMeta {
         name: Some("debian".into()),
         namespace: Some("tenant".into()),
@@ -24,7 +29,7 @@ pub fn image() -> Image {
 /// A local store that the store controller has prepared.
 pub fn store(name: &str) -> ImageStore {
     let backend = FilesystemBackend { path: format!("/srv/{name}"), shared: false };
-    let spec = ImageStoreSpec { filesystem: Some(backend), ..ImageStoreSpec::default() };
+    let spec = ImageStoreSpec { backend: backend.into(), ..ImageStoreSpec::default() };
     let mut store = ImageStore::new(name, spec);
     store.metadata.finalizers = Some(vec![identity::FINALIZER.to_owned()]);
     store

@@ -13,7 +13,7 @@ use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
 
 use crate::{
     api::{
-        Conversion, DeclaredFormat, FilesystemBackend, HttpSource, Image, ImageSpec, ImageStore, Output, Source,
+        Backend, Conversion, DeclaredFormat, HttpSource, Image, ImageSpec, ImageStore, LocationPhase, Output, Source,
         condition::{reasons, types},
         identity,
     },
@@ -35,6 +35,8 @@ pub struct Wanted {
     pub secret: Result<BTreeMap<String, Vec<u8>>, String>,
     /// The stores that shall keep it, at least one.
     pub stores: Vec<WantedStore>,
+    /// Whether it serves only once it is in all of them.
+    pub require_all: bool,
 }
 
 /// A store that shall keep the image.
@@ -43,7 +45,7 @@ pub struct WantedStore {
     /// Its name.
     pub name: String,
     /// What it is.
-    pub backend: FilesystemBackend,
+    pub backend: Backend,
     /// How the image is stored there.
     pub output: Output,
     /// The nodes that reach it.
@@ -95,11 +97,14 @@ pub fn spec_hash(spec: &ImageSpec) -> String {
 pub fn validate(image: &Image, stores: &[Arc<ImageStore>], references: References) -> Result<Wanted, String> {
     let spec = &image.spec;
     let source = spec.source.http.clone().ok_or("spec.source names no source: set http")?;
-    let held =
-        image.status.iter().flat_map(|status| &status.locations).map(|location| location.store.as_str()).collect();
+    let kept = image.status.iter().flat_map(|status| &status.locations);
+    let held = kept
+        .filter(|location| location.phase != LocationPhase::Missing)
+        .map(|location| location.store.as_str())
+        .collect();
     let chosen = choose_stores(spec, stores, &held)?;
     let stores = chosen.into_iter().map(|store| wanted_store(spec, store)).collect::<Result<_, _>>()?;
-    Ok(Wanted { source, secret: secret(references), stores })
+    Ok(Wanted { source, secret: secret(references), stores, require_all: spec.require_all_stores })
 }
 
 fn secret(references: References) -> Result<BTreeMap<String, Vec<u8>>, String> {
@@ -178,8 +183,10 @@ fn known(stores: &[Arc<ImageStore>]) -> String {
 
 fn wanted_store(spec: &ImageSpec, store: &ImageStore) -> Result<WantedStore, String> {
     let name = store.name_any();
-    let backend = store.spec.filesystem.clone();
-    let backend = backend.ok_or_else(|| format!("ImageStore {name} has no back end that this version knows"))?;
+    let backend = store.spec.backend.clone();
+    if backend.kind().is_none() {
+        return Err(format!("ImageStore {name} has no back end that this version knows"));
+    }
     if let Some(message) = invalid(store) {
         return Err(format!("ImageStore {name} cannot be used: {message}"));
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::folder;
 use crate::{
     api::{
-        Image, ImageStore, ImageStoreStatus, NodeReach, StoreCapacity, StoreReport,
+        Image, ImageStore, ImageStoreStatus, NodeReach, Orphans, StoreCapacity, StoreReport,
         condition::{events, reasons, types},
     },
     controller::{
@@ -40,6 +40,8 @@ pub struct Observed<'a> {
     pub stores: &'a [Arc<ImageStore>],
     /// The Images that have data there, `namespace/name`.
     pub users: &'a [String],
+    /// What it holds that no Image knows.
+    pub orphans: Option<Orphans>,
     /// The agents and their reports.
     pub fleet: &'a Fleet,
     /// The time of day.
@@ -85,9 +87,11 @@ pub fn decide(seen: &Observed<'_>) -> Decision {
     conditions.push(condition(types::WRITABLE, writable, reason, &message, generation, &before.conditions, seen.now));
     let status = ImageStoreStatus {
         observed_generation: Some(generation),
-        type_: store.spec.filesystem.as_ref().map(|_| "filesystem".to_owned()),
+        type_: store.spec.backend.kind().map(str::to_owned),
         id,
         default: is_default,
+        lister: lister(seen, &reach, &before),
+        orphans: seen.orphans.clone(),
         capacity: reach.capacity(store),
         images: i64::try_from(seen.users.len()).unwrap_or(i64::MAX),
         last_probe: reach.ready.iter().map(|(_, report)| report.probed_at.clone()).max(),
@@ -108,8 +112,15 @@ fn shared_id(seen: &Observed<'_>, before: &ImageStoreStatus) -> Option<String> {
     first.min_by_key(|(node, report)| (report.probed_at.0, *node)).and_then(|(_, report)| report.id.clone())
 }
 
+/// Who lists what a shared store holds: one node is enough. It stays the same while it can.
+fn lister(seen: &Observed<'_>, reach: &Reach<'_>, before: &ImageStoreStatus) -> Option<String> {
+    let mut ready = reach.ready.iter().map(|(node, _)| *node).filter(|_| is_shared(seen.store));
+    let same = ready.clone().find(|node| before.lister.as_deref() == Some(*node));
+    same.or_else(|| ready.next()).map(str::to_owned)
+}
+
 fn is_shared(store: &ImageStore) -> bool {
-    store.spec.filesystem.as_ref().is_some_and(|backend| backend.shared)
+    store.spec.backend.is_shared()
 }
 
 /// The live agents that ought to reach a store, by what they say of it.
@@ -238,7 +249,7 @@ fn writable(seen: &Observed<'_>, reach: &Reach<'_>) -> (&'static str, &'static s
 }
 
 fn full(store: &ImageStore, reach: &Reach<'_>) -> String {
-    let path = store.spec.filesystem.as_ref().map_or("its back end", |backend| backend.path.as_str());
+    let path = store.spec.backend.filesystem.as_ref().map_or("its back end", |backend| backend.path.as_str());
     let nodes = reach.ready.iter().take(NAMED_NODES).map(|(node, _)| *node).collect::<Vec<_>>().join(", ");
     let more = reach.ready.len().saturating_sub(NAMED_NODES);
     let rest = if more == 0 { String::new() } else { format!(" and {more} more") };

@@ -10,9 +10,9 @@ use crate::api::{FilesystemBackend, ImageStore};
 
 /// Why `store` cannot be used: its folder is, or lies in, or holds that of an older one among `stores`, on a node that may have both.
 pub fn is_taken(store: &ImageStore, stores: &[Arc<ImageStore>]) -> Option<String> {
-    let backend = store.spec.filesystem.as_ref()?;
+    let backend = store.spec.backend.filesystem.as_ref()?;
     let older = stores.iter().filter(|other| age(other) < age(store) && other.name_any() != store.name_any());
-    older.filter_map(|other| Some((other, other.spec.filesystem.as_ref()?))).find_map(|(other, theirs)| {
+    older.filter_map(|other| Some((other, other.spec.backend.filesystem.as_ref()?))).find_map(|(other, theirs)| {
         let how = overlap(&backend.path, &theirs.path)?;
         let meet = (backend.shared && theirs.shared) || may_meet(&store.spec.node_selector, &other.spec.node_selector);
         meet.then(|| explain(backend, how, other))
@@ -59,7 +59,7 @@ mod tests {
     fn store(name: &str, second: i64, path: &str) -> ImageStore {
         let mut store = testing::store(name);
         store.metadata.creation_timestamp = jiff::Timestamp::from_second(second).ok().map(Into::into);
-        if let Some(backend) = &mut store.spec.filesystem {
+        if let Some(backend) = &mut store.spec.backend.filesystem {
             path.clone_into(&mut backend.path);
         }
         store
@@ -67,7 +67,7 @@ mod tests {
 
     fn on(mut store: ImageStore, rack: &str, shared: bool) -> ImageStore {
         store.spec.node_selector.insert("rack".to_owned(), rack.to_owned());
-        if let Some(backend) = &mut store.spec.filesystem {
+        if let Some(backend) = &mut store.spec.backend.filesystem {
             backend.shared = shared;
         }
         store

@@ -2,6 +2,7 @@
 
 mod decide;
 pub mod folder;
+pub mod orphans;
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +44,7 @@ pub async fn reconcile(store: Arc<ImageStore>, context: Arc<Context>) -> Result<
             store: &store,
             stores: &stores,
             users: &users,
+            orphans: context.orphans(&name),
             fleet,
             now: Timestamp::now(),
             at: Instant::now(),
@@ -89,9 +91,7 @@ async fn users_for_certain(context: &Context, store: &str) -> Result<Vec<String>
     }
     let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     for task in tasks.list(&ListParams::default()).await.doing(|| "list tasks")?.items {
-        let imports = task.spec.import.iter().flat_map(|order| &order.stores).any(|target| target.name == store);
-        let deletes = task.spec.delete.iter().flat_map(|order| &order.stores).any(|target| target.name == store);
-        if imports || deletes {
+        if task.spec.stores().any(|name| name == store) {
             users.push(format!("{}/{}", task.spec.image.namespace, task.spec.image.name));
         }
     }

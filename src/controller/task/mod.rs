@@ -28,7 +28,9 @@ pub async fn sweep(context: Arc<Context>) {
 async fn sweep_tasks(context: &Context) -> Result<()> {
     let tasks: Api<ImageTask> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     for task in tasks.list(&ListParams::default()).await.doing(|| "list tasks")?.items {
-        if is_needless(&task) && is_orphan(context, &task).await? {
+        // Orders to remove what no Image knows have no Image either; who gave them lets go of them.
+        let orphans = task.labels().contains_key(identity::LABEL_ORPHAN);
+        if !orphans && is_needless(&task) && is_orphan(context, &task).await? {
             tracing::info!(task = task.name_any(), image = task.spec.image.name, "a task without an Image is deleted");
             context.image_writer.delete(&tasks, &task.name_any(), task.uid()).await?;
         }
@@ -65,7 +67,7 @@ fn is_older(metadata: &ObjectMeta, than: Duration) -> bool {
 fn is_needless(task: &ImageTask) -> bool {
     let phase = task.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
     match task.spec.action {
-        Action::Import => true,
+        Action::Import | Action::Copy | Action::Verify => true,
         Action::Delete => phase == TaskPhase::Succeeded,
     }
 }

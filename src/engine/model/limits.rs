@@ -1,5 +1,7 @@
 //! The sizes past which an image is refused or a task gives up.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Bounds on one import. Every value has a default that is safe on an ordinary node.
@@ -24,6 +26,8 @@ pub struct Limits {
     pub window_memory: u64,
     /// Size to which the spill file may grow, in bytes.
     pub max_spill: u64,
+    /// How long a store may take for one step, a write of a few MiB or a read, before it counts as stalled.
+    pub store_stall: Duration,
 }
 
 impl Default for Limits {
@@ -40,6 +44,8 @@ impl Default for Limits {
             unpack_memory: 66 << 20,
             window_memory: 16 << 20,
             max_spill: 64 << 30,
+            // For ever: a pipe waits for its reader, and a person who waits can stop it. Agents have a limit.
+            store_stall: Duration::MAX,
         }
     }
 }

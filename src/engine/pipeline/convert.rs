@@ -21,11 +21,12 @@ use super::{
     deliver::{NamedSink, WrittenFile},
     import::imported,
     publish::{join_sinks, publish},
+    sparse::{Holes, Sparse},
     transfer::{BUFFERS, Failed, transfer},
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{self, DiskMap, Mapping, Order, Place},
+    format::{self, DiskMap as _, Order},
     io::{FileReader, ReadAt},
     model::{ContainerFormat, DiskFormat, Evidence, Limits, ObjectKey, Properties, Received, Verified},
     unpack,
@@ -103,7 +104,7 @@ fn move_all(source: Plain, handle: &Handle, declared: Option<DiskFormat>, job: T
         Ok(map) => map,
         Err(error) => return Err(Failed::before(error, job)),
     };
-    let mut map = Sparse { inner: map, file: holes, data: 0..0, hole: 0..0 };
+    let mut map = Sparse::new(map, FileHoles(holes));
     let source_format = map.format();
     let length = reader.length().unwrap_or(0);
     let Transferred { manifest, files } = transfer(&mut map, &mut Direct(reader), job)?;
@@ -183,71 +184,20 @@ impl ReadAt for Counted {
     }
 }
 
-/// A map that knows the file's holes: what the format calls data there is zeros.
-struct Sparse {
-    inner: Box<dyn DiskMap>,
-    file: File,
-    /// The last stretches the file system told, in bytes of the file.
-    data: Range<u64>,
-    hole: Range<u64>,
-}
+/// The holes of a file, as its file system tells them.
+struct FileHoles(File);
 
-impl Sparse {
-    /// The end of the stretch that begins at or before `host`, and whether it is a hole; `None` where it cannot be told, which
-    /// is also the case past the file's end: there the format says what is missing.
-    fn stretch(&mut self, host: u64) -> Option<(u64, bool)> {
-        if self.data.contains(&host) {
-            return Some((self.data.end, false));
-        }
-        if self.hole.contains(&host) {
-            return Some((self.hole.end, true));
-        }
-        let start = match rustix::fs::seek(&self.file, SeekFrom::Data(host)) {
+impl Holes for FileHoles {
+    fn next_data(&mut self, offset: u64) -> Option<Range<u64>> {
+        let start = match rustix::fs::seek(&self.0, SeekFrom::Data(offset)) {
             Ok(start) => start,
-            Err(Errno::NXIO) => rustix::fs::seek(&self.file, SeekFrom::End(0)).ok()?,
+            Err(Errno::NXIO) => {
+                let end = rustix::fs::seek(&self.0, SeekFrom::End(0)).ok()?;
+                return Some(end..end);
+            }
             Err(_) => return None,
         };
-        if start > host {
-            self.hole = host..start;
-            return Some((start, true));
-        }
-        let end = rustix::fs::seek(&self.file, SeekFrom::Hole(host)).ok().filter(|end| *end > host)?;
-        self.data = host..end;
-        Some((end, false))
-    }
-}
-
-impl DiskMap for Sparse {
-    fn format(&self) -> DiskFormat {
-        self.inner.format()
-    }
-
-    fn virtual_size(&self) -> Option<u64> {
-        self.inner.virtual_size()
-    }
-
-    fn may_read_twice(&self) -> bool {
-        self.inner.may_read_twice()
-    }
-
-    fn check_length(&self, length: u64) -> Result<()> {
-        self.inner.check_length(length)
-    }
-
-    fn finish(&mut self, input: &mut dyn ReadAt) -> Result<()> {
-        self.inner.finish(input)
-    }
-
-    fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
-        let mapping = self.inner.resolve(input, guest, most)?;
-        let Place::Raw { host } = mapping.place else { return Ok(mapping) };
-        Ok(match self.stretch(host) {
-            None => mapping,
-            Some((end, hole)) => Mapping {
-                length: mapping.length.min(end.saturating_sub(host)),
-                place: if hole { Place::Zero } else { mapping.place },
-            },
-        })
+        Some(start..rustix::fs::seek(&self.0, SeekFrom::Hole(start)).ok()?)
     }
 }
 
@@ -256,13 +206,14 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
 
     use super::*;
+    use crate::format::Place;
 
     /// Resolves a file as raw and gives the stretches: length, and whether it is data.
     fn stretches(file: &File, path: &Path) -> Vec<(u64, bool)> {
         let mut reader = FileReader::open(path).unwrap();
         let inner = format::open(&mut reader, Some(DiskFormat::Raw), &Limits::default(), Order::Tables).unwrap();
         let size = inner.virtual_size().unwrap();
-        let mut map = Sparse { inner, file: file.try_clone().unwrap(), data: 0..0, hole: 0..0 };
+        let mut map = Sparse::new(inner, FileHoles(file.try_clone().unwrap()));
         let (mut found, mut guest) = (Vec::new(), 0);
         while guest < size {
             let mapping = map.resolve(&mut reader, guest, size - guest).unwrap();

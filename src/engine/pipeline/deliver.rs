@@ -1,5 +1,7 @@
 //! Gives finished chunks their place in every output, in order, and hands the bytes to the sinks.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use tokio::{
     sync::mpsc,
@@ -43,19 +45,24 @@ pub struct SinkTask {
     /// The store's name.
     pub store: String,
     sender: Option<mpsc::Sender<Vec<Write>>>,
-    task: JoinHandle<(Box<dyn Sink>, Result<()>)>,
+    task: JoinHandle<Result<NamedSink>>,
 }
 
 impl SinkTask {
-    /// Starts to write what `send` brings. Must be called within a runtime.
-    pub fn start(sink: NamedSink) -> Self {
+    /// Starts to write what `send` brings. A single write that takes longer than `stall` fails. Must be called within a runtime.
+    pub fn start(sink: NamedSink, stall: Duration) -> Self {
         let (sender, batches) = mpsc::channel(QUEUE);
-        Self { store: sink.store, sender: Some(sender), task: tokio::spawn(write_all(sink.sink, batches)) }
+        Self { store: sink.store.clone(), sender: Some(sender), task: tokio::spawn(write_all(sink, batches, stall)) }
     }
 
     /// Queues a batch, waiting for room. False if the sink has failed; `join` tells why.
     fn send(&self, batch: Vec<Write>) -> bool {
         self.sender.as_ref().is_some_and(|sender| sender.blocking_send(batch).is_ok())
+    }
+
+    /// Whether it takes no more, because a write failed.
+    fn has_failed(&self) -> bool {
+        self.sender.as_ref().is_none_or(mpsc::Sender::is_closed)
     }
 
     /// Waits until all is written, and gives the sink back.
@@ -64,29 +71,42 @@ impl SinkTask {
     /// The first write that failed. The sink is gone then, and with it what it wrote.
     pub async fn join(mut self) -> Result<NamedSink> {
         self.sender = None;
-        let (sink, result) =
-            self.task.await.map_err(|e: JoinError| Error::with_source(Kind::Internal, "writing", e))?;
-        let store = self.store;
-        match result {
-            Ok(()) => Ok(NamedSink { store, sink }),
-            Err(error) => {
-                let error = error.context(format!("store {store}"));
-                NamedSink { store, sink }.remove().await;
-                Err(error)
-            }
-        }
+        self.task.await.map_err(|e: JoinError| Error::with_source(Kind::Internal, "writing", e))?
     }
 }
 
-async fn write_all(mut sink: Box<dyn Sink>, mut batches: mpsc::Receiver<Vec<Write>>) -> (Box<dyn Sink>, Result<()>) {
+/// After a failure nobody waits for the sink any more: others go on at once, and what it wrote is removed meanwhile.
+async fn write_all(
+    mut named: NamedSink,
+    mut batches: mpsc::Receiver<Vec<Write>>,
+    stall: Duration,
+) -> Result<NamedSink> {
     while let Some(batch) = batches.recv().await {
         for write in batch {
-            if let Err(error) = sink.write_at(write.offset, write.bytes).await {
-                return (sink, Err(error));
+            if let Err(error) = write_within(stall, &mut *named.sink, write).await {
+                drop(batches);
+                let error = error.context(format!("store {}", named.store));
+                if tokio::time::timeout(stall, named.remove()).await.is_err() {
+                    tracing::warn!(%error, "removing an unfinished object takes too long; it is left to a sweep");
+                }
+                return Err(error);
             }
         }
     }
-    (sink, Ok(()))
+    Ok(named)
+}
+
+async fn write_within(stall: Duration, sink: &mut dyn Sink, write: Write) -> Result<()> {
+    let (offset, length) = (write.offset, write.bytes.len());
+    let written = tokio::time::timeout(stall, sink.write_at(offset, write.bytes)).await;
+    written.unwrap_or_else(|_| {
+        let message = format!(
+            "a write of {length} bytes at byte {offset} has made no progress for {} s: does its server answer, and is its volume \
+             mounted?",
+            stall.as_secs()
+        );
+        Err(Error::new(Kind::Unavailable, message))
+    })
 }
 
 /// One file being laid out, and the sinks that get it.
@@ -166,7 +186,7 @@ impl<'a> Delivery<'a> {
     }
 
     fn must_stop(&self) -> bool {
-        let mut failed = self.groups.iter().flat_map(|group| &group.sinks).map(|sink| sink.task.is_finished());
+        let mut failed = self.groups.iter().flat_map(|group| &group.sinks).map(SinkTask::has_failed);
         if self.require_all { failed.any(|f| f) } else { failed.all(|f| f) }
     }
 }

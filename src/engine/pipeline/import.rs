@@ -1,6 +1,6 @@
 //! Import: from a source to published objects, all or nothing.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::runtime::Handle;
@@ -10,7 +10,7 @@ use super::{
     Output, Progress, Stage, Transfer,
     deliver::WrittenFile,
     intake::{Intake, check_length},
-    publish::{join_sinks, open_sinks, publish, remove_all, remove_differing},
+    publish::{Placing, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
     transfer::BUFFERS,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         Verified,
     },
     source::{Opened, Source},
-    store::{ObjectStat, Store, answer},
+    store::{DEADLINE as PATIENCE, ObjectStat, Store, answer_within},
 };
 
 /// A store that gets the image, and how it wants it.
@@ -137,16 +137,37 @@ fn only_once(job: &Import, error: Error) -> Error {
     Error::with_source(Kind::InvalidInput, message, error)
 }
 
+impl Import {
+    /// How long a store may take to answer: one that others do not wait for has less time.
+    fn patience(&self) -> Duration {
+        if self.require_all { PATIENCE } else { self.limits.store_stall.min(PATIENCE) }
+    }
+
+    fn placing(&self) -> Placing<'_> {
+        Placing {
+            key: &self.key,
+            attempt: self.attempt,
+            targets: &self.targets,
+            require_all: self.require_all,
+            permit: self.permit.as_deref(),
+            patience: self.patience(),
+        }
+    }
+}
+
 /// The result of an earlier attempt that ended between publishing and reporting: every target holds the object.
 async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Imported>> {
     let mut published = Vec::new();
     for Target { store, output } in &job.targets {
-        match answer(store.name(), "looking for the image", cancel, store.stat(&job.key)).await {
+        let stat = store.stat(&job.key);
+        match answer_within(job.patience(), store.name(), "looking for the image", cancel, stat).await {
             Ok(stat) => {
                 check_adopted(job, *output, &stat).map_err(|error| error.context(format!("store {}", store.name())))?;
                 published.push((store.name().to_owned(), stat));
             }
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            // One that fails is dropped later, and the others get the image.
+            Err(error) if !job.require_all && error.kind() != Kind::Cancelled => return Ok(None),
             Err(error) => return Err(error.context(format!("store {}", store.name()))),
         }
     }
@@ -164,8 +185,9 @@ async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Import
         manifest: image.manifest,
     };
     let verified = Verified::try_from(evidence)?;
-    let published: Vec<_> = published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
-    remove_differing(job, verified.content_digest(), &published, cancel).await?;
+    let mut published: Vec<_> =
+        published.into_iter().map(|(store, stat)| Published { store, result: Ok(stat) }).collect();
+    remove_differing(&job.placing(), verified.content_digest(), &mut published, cancel).await?;
     Ok(Some(imported(&verified, published)))
 }
 
@@ -231,12 +253,15 @@ async fn attempt_with(
 ) -> Result<Imported> {
     check_length(opened.length, &job.limits)?;
     progress.expect(opened.length);
-    let (outputs, mut published) = open_sinks(job, cancel).await?;
+    let (outputs, mut published) = open_sinks(&job.placing(), cancel).await?;
+    if outputs.is_empty() {
+        return Err(nowhere(published));
+    }
     progress.enter(Stage::Transferring);
     let (files, evidence) = receive(job, keep, opened, outputs, progress, cancel.child_token()).await?;
     let sinks = join_sinks(files, job.require_all, &mut published).await?;
     progress.enter(Stage::Publishing);
-    let verified = match verify(job, evidence, &published, cancel).await {
+    let verified = match verify(job, evidence, &mut published, cancel).await {
         Ok(verified) => verified,
         Err(error) => {
             remove_all(sinks).await;
@@ -279,13 +304,13 @@ async fn receive(
 async fn verify(
     job: &Import,
     evidence: Evidence,
-    published: &[Published],
+    published: &mut [Published],
     cancel: &CancellationToken,
 ) -> Result<Verified> {
     let verified = Verified::try_from(evidence)?;
     if let Some(permit) = &job.permit {
         permit.permit().await?;
     }
-    remove_differing(job, verified.content_digest(), published, cancel).await?;
+    remove_differing(&job.placing(), verified.content_digest(), published, cancel).await?;
     Ok(verified)
 }

@@ -11,6 +11,7 @@
 
 mod container;
 mod convert;
+mod copy;
 mod cut;
 mod deliver;
 mod expansion;
@@ -19,13 +20,18 @@ mod inspect;
 mod intake;
 mod progress;
 mod publish;
+mod sparse;
+mod stored;
 mod transfer;
+mod verify;
 mod work;
 
 pub use convert::{ConvertJob, convert, is_plain};
+pub use copy::{Copied, Copy, Fault, copy};
 pub use cut::{Direct, Input};
 pub use deliver::NamedSink;
 pub use import::{Import, Imported, Permit, Published, Target, import};
 pub use inspect::{InspectJob, inspect};
 pub use progress::{Progress, Snapshot, Stage};
 pub use transfer::{Output, Transfer, Transferred, transfer};
+pub use verify::{Verdict, Verification, verify};

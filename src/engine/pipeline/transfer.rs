@@ -1,6 +1,6 @@
 //! The threads between an opened disk and its sinks.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio_util::sync::CancellationToken;
@@ -70,13 +70,18 @@ pub struct Failed {
 impl Failed {
     /// A failure before anything was moved.
     pub fn before(error: Error, job: Transfer) -> Self {
-        let sinks = job.outputs.into_iter().flat_map(|output| output.sinks);
-        Self { error: Some(error), sinks: sinks.map(SinkTask::start).collect() }
+        let (stall, sinks) = (job.limits.store_stall, job.outputs.into_iter().flat_map(|output| output.sinks));
+        Self { error: Some(error), sinks: sinks.map(|sink| SinkTask::start(sink, stall)).collect() }
     }
 
     /// A failure after everything was written.
     pub fn after(error: Error, files: Vec<WrittenFile>) -> Self {
         Self { error: Some(error), sinks: files.into_iter().flat_map(|file| file.sinks).collect() }
+    }
+
+    /// Whether it was nothing but the sinks.
+    pub fn is_of_sinks(&self) -> bool {
+        self.error.is_none()
     }
 
     /// The same with another error, if it is the transfer's.
@@ -105,7 +110,7 @@ impl Failed {
 pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> Result<Transferred, Failed> {
     let Transfer { outputs, require_all, limits, workers, buffers, progress, cancel } = job;
     let encoders: Vec<_> = outputs.iter().map(|output| output.encoder.clone()).collect();
-    let groups = match open_groups(outputs, map.virtual_size()) {
+    let groups = match open_groups(outputs, map.virtual_size(), limits.store_stall) {
         Ok(groups) => groups,
         Err(error) => return Err(Failed { error: Some(error), sinks: Vec::new() }),
     };
@@ -154,7 +159,7 @@ fn share_with_packed(buffers: usize, encoders: &[Arc<dyn Encoder>]) -> usize {
     if packs { buffers.saturating_mul(3) / 5 } else { buffers }
 }
 
-fn open_groups(outputs: Vec<Output>, virtual_size: Option<u64>) -> Result<Vec<Group>> {
+fn open_groups(outputs: Vec<Output>, virtual_size: Option<u64>, stall: Duration) -> Result<Vec<Group>> {
     outputs
         .into_iter()
         .map(|Output { encoder, sinks }| {
@@ -164,7 +169,7 @@ fn open_groups(outputs: Vec<Output>, virtual_size: Option<u64>) -> Result<Vec<Gr
                 return Err(not_forward(&named.store, encoder.output(), virtual_size.is_none()));
             }
             let layout = encoder.layout(virtual_size)?;
-            Ok(Group { layout, sinks: sinks.into_iter().map(SinkTask::start).collect() })
+            Ok(Group { layout, sinks: sinks.into_iter().map(|sink| SinkTask::start(sink, stall)).collect() })
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Far longer than any answer takes that comes: a lock is waited for up to a minute, and removing a large, scattered file takes
 /// seconds, on a busy disk some dozens of them.
-const DEADLINE: Duration = Duration::from_mins(5);
+pub const DEADLINE: Duration = Duration::from_mins(5);
 
 /// What `work` on `store` brings. `doing` completes "has not answered … for".
 ///
@@ -20,11 +20,25 @@ pub async fn answer<T>(
     stop: &CancellationToken,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    answer_within(DEADLINE, store, doing, stop, work).await
+}
+
+/// As [`answer`], with another patience than that of who has nothing else to do.
+///
+/// # Errors
+/// As `answer`.
+pub async fn answer_within<T>(
+    patience: Duration,
+    store: &str,
+    doing: &str,
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     tokio::select! {
-        answer = tokio::time::timeout(DEADLINE, work) => answer.unwrap_or_else(|_| {
+        answer = tokio::time::timeout(patience, work) => answer.unwrap_or_else(|_| {
             let message = format!(
                 "store {store} has not answered when {doing} for {} s: does its server answer, and is its volume mounted?",
-                DEADLINE.as_secs()
+                patience.as_secs()
             );
             Err(Error::new(Kind::Unavailable, message))
         }),

@@ -29,7 +29,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use deadline::answer;
+pub use deadline::{DEADLINE, answer, answer_within};
 
 use crate::{
     error::{Error, Kind, Result},

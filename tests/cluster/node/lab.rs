@@ -13,8 +13,8 @@ use kube::{
 use serde_json::json;
 use vitrine::{
     api::{
-        Action, DeleteOrder, DeleteTarget, FilesystemBackend, ImageIdentity, ImageTask, ImageTaskSpec, ImportOrder,
-        Output, StoreTarget, TaskFailure, TaskHttp, TaskPhase, TaskSource, crd_yaml, crds,
+        Action, DeleteOrder, FilesystemBackend, ImageIdentity, ImageTask, ImageTaskSpec, ImportOrder, Output, StoreRef,
+        StoreTarget, TaskFailure, TaskHttp, TaskPhase, TaskSource, crd_yaml, crds,
     },
     kube::client::connect_with,
 };
@@ -132,10 +132,10 @@ impl<'a> Lab<'a> {
     /// Orders the removal of what `order` imports from where it imports it to; gives the task's name.
     pub async fn delete(&self, order: &Order) -> String {
         let name = format!("{}-r{}-delete-{}", order.image, order.revision, order.attempt);
-        let target = |store: &StoreTarget| DeleteTarget {
+        let target = |store: &StoreTarget| StoreRef {
             name: store.name.clone(),
             store_id: store.store_id.clone(),
-            filesystem: store.filesystem.clone(),
+            backend: store.backend.clone(),
         };
         let delete = DeleteOrder { stores: order.import.stores.iter().map(target).collect(), fence: order.attempt };
         let spec = self.spec(order, Action::Delete);
@@ -155,6 +155,8 @@ impl<'a> Lab<'a> {
             node_name: order.node.clone(),
             attempt: order.attempt,
             import: None,
+            copy: None,
+            verify: None,
             delete: None,
             cancelled: false,
         }
@@ -260,12 +262,8 @@ impl Order {
             disk_format: vitrine::api::DeclaredFormat::Auto,
             container_format: None,
             container_disk: None,
-            stores: vec![StoreTarget {
-                name: "s".to_owned(),
-                output: RAW,
-                store_id: None,
-                filesystem: Some(filesystem),
-            }],
+            require_all_stores: true,
+            stores: vec![StoreTarget { name: "s".to_owned(), output: RAW, store_id: None, backend: filesystem.into() }],
         };
         Self { image: image.to_owned(), revision: 1, attempt: 1, node: node.to_owned(), import }
     }

@@ -66,7 +66,7 @@ async fn the_lease_and_the_stores_of_a_node_are_reported() {
     let stores = Api::<ImageStore>::all(lab.client.clone());
     let create = async |name: &str, path: String, host: &str| {
         let mut spec =
-            ImageStoreSpec { filesystem: Some(FilesystemBackend { path, shared: false }), ..ImageStoreSpec::default() };
+            ImageStoreSpec { backend: FilesystemBackend { path, shared: false }.into(), ..ImageStoreSpec::default() };
         spec.node_selector.insert("kubernetes.io/hostname".to_owned(), host.to_owned());
         stores.create(&PostParams::default(), &ImageStore::new(name, spec)).await.unwrap();
     };

@@ -20,7 +20,7 @@ const MARKER: &str = ".vitrine-store";
 /// Makes the ImageStore `name` for the folder of `node`'s store, reached by the nodes with this host name, or by all if it is shared.
 async fn create(lab: &Lab<'_>, name: &str, node: &Node, shared: bool) {
     let filesystem = FilesystemBackend { path: node.store().display().to_string(), shared };
-    let mut spec = ImageStoreSpec { filesystem: Some(filesystem), ..ImageStoreSpec::default() };
+    let mut spec = ImageStoreSpec { backend: filesystem.into(), ..ImageStoreSpec::default() };
     if !shared {
         spec.node_selector.insert("kubernetes.io/hostname".to_owned(), node.name.clone());
     }

@@ -191,16 +191,19 @@ impl Agent {
                 }
                 Some(json!({ "phase": "Succeeded", "finishedAt": now }))
             }
-            (Action::Import, status) if status.as_ref().is_none_or(|status| status.started_at.is_none()) => {
+            (Action::Verify, _) => Some(json!({ "phase": "Succeeded", "finishedAt": now })),
+            (Action::Import | Action::Copy, status)
+                if status.as_ref().is_none_or(|status| status.started_at.is_none()) =>
+            {
                 state.taken.push(task.name_any());
                 let progress = json!({ "stage": "Transferring", "bytesDone": 34, "bytesTotal": 100 });
                 Some(json!({ "phase": "Running", "startedAt": now, "agent": "start-1", "progress": progress }))
             }
-            (Action::Import, _) => match state.script.clone() {
+            (Action::Import | Action::Copy, _) => match state.script.clone() {
                 Script::Hold => None,
                 Script::Fail(reason, retryable) => Some(fail(reason, retryable)),
                 Script::Succeed(content) => {
-                    let stores = &task.spec.import.as_ref().unwrap().stores;
+                    let stores = task.spec.targets();
                     state.disk.extend(stores.iter().map(|target| key(&target.name)));
                     let locations: Vec<_> = stores.iter().map(|target| json!({
                         "store": target.name, "url": format!("file:///{}", target.name), "format": target.output,

@@ -28,6 +28,7 @@ async fn samples_are_accepted() {
         include_str!("../../../config/samples/image.yaml"),
         include_str!("../../../config/samples/imagestore.yaml"),
         include_str!("../../../config/samples/imagetask.yaml"),
+        include_str!("../../../config/samples/imagetask-copy.yaml"),
         include_str!("../../../config/samples/nodecache.yaml"),
     ];
     for sample in samples {

@@ -1,7 +1,9 @@
 //! The whole: the real operator and real agents on a real API server, from an Image to bytes in a store.
 
 mod broken;
+mod copies;
 mod kills;
 mod life;
 mod lost;
+mod several;
 mod site;

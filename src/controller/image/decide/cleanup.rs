@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Draft, orders::delete_task, phase_of, settle::is_local};
+use super::{Draft, orders::delete_task, phase_of};
 use crate::{
     api::{Action, Cleanup, ImageStore, ImageTask, TaskPhase, condition::events},
     controller::fleet::{Demand, Liveness},
@@ -99,7 +99,7 @@ impl<'a> Draft<'a> {
                 // Removing needs no room, and makes some.
                 let demand = Demand { stores, writes: false, ..Demand::default() };
                 match self.seen.fleet.choose(&demand, self.seen.at) {
-                    Ok(node) => node,
+                    Ok(choice) => choice.node,
                     Err(why) => return Outcome::Waits(format!("{} waits for an agent: {why}", describe(item))),
                 }
             }
@@ -112,7 +112,7 @@ impl<'a> Draft<'a> {
     /// Whether an import that is being stopped may still publish there. That it ended makes us look again.
     fn is_being_written(&self, item: &Cleanup) -> bool {
         self.tasks().any(|task| {
-            let mut targets = task.spec.import.iter().flat_map(|order| &order.stores);
+            let mut targets = task.spec.targets().iter();
             task.spec.revision == item.revision
                 && !phase_of(task).is_final()
                 && targets.any(|target| target.name == item.store)
@@ -140,8 +140,7 @@ impl<'a> Draft<'a> {
 /// Whether `task` is an order to remove `item`.
 fn serves(task: &ImageTask, item: &Cleanup) -> bool {
     let targets = task.spec.delete.iter().flat_map(|order| &order.stores);
-    let mut local =
-        targets.filter(|target| target.name == item.store).map(|target| is_local(target.filesystem.as_ref()));
+    let mut local = targets.filter(|target| target.name == item.store).map(|target| target.backend.is_local());
     let node_fits = |local: bool| match &item.node {
         Some(node) => local && *node == task.spec.node_name,
         None => !local,

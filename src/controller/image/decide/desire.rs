@@ -2,10 +2,13 @@
 
 use super::Draft;
 use crate::{
-    api::{Location, Revision, RevisionPhase, condition::events},
+    api::{FailureReport, Gap, Location, LocationPhase, Revision, RevisionPhase, condition::events},
     controller::{fleet::Liveness, image::validate::spec_hash},
     kube::event::Happening,
 };
+
+/// The reason of a gap where a copy was that has rotted.
+pub(super) const CORRUPT: &str = "Corrupt";
 
 impl Draft<'_> {
     /// The number of the revision that spec asks for; `None` if none can be begun. Others that never became active are dropped, and of
@@ -14,6 +17,7 @@ impl Draft<'_> {
         let hash = spec_hash(&self.seen.image.spec);
         let target = self.find(&hash).or_else(|| self.begin(&hash));
         self.forget_lost_locations();
+        self.discard_rotten(target);
         self.drop_unusable(target);
         self.status.revision = self.elect(target);
         if let Some(current) = self.status.revision {
@@ -54,6 +58,7 @@ impl Draft<'_> {
             content: None,
             imported_at: None,
             locations: Vec::new(),
+            gaps: Vec::new(),
         });
         Some(number)
     }
@@ -71,6 +76,31 @@ impl Draft<'_> {
             }
         }
         notes.into_iter().for_each(|note| self.tell(Happening::warning(events::LOCATION_LOST, "Place", note)));
+    }
+
+    /// What has rotted is removed, and `target` gets it anew from a copy that has not, or from its source.
+    fn discard_rotten(&mut self, target: Option<i64>) {
+        let (mut rotten, at) = (Vec::new(), self.time());
+        for revision in &mut self.status.revisions {
+            for location in revision.locations.extract_if(.., |location| location.phase == LocationPhase::Corrupt) {
+                if Some(revision.number) == target {
+                    let last_failure = FailureReport {
+                        reason: CORRUPT.to_owned(),
+                        rule: None,
+                        message: location.message.clone().unwrap_or_default(),
+                        retryable: true,
+                        node: location.node.clone().unwrap_or_default(),
+                        at: at.clone(),
+                    };
+                    let gap =
+                        Gap { store: location.store.clone(), failures: 0, last_failure, retry_at: Some(at.clone()) };
+                    revision.gaps.retain(|gap| gap.store != location.store);
+                    revision.gaps.push(gap);
+                }
+                rotten.push((revision.number, location));
+            }
+        }
+        rotten.iter().for_each(|(number, location)| self.discard(*number, location));
     }
 
     /// Lets go of the revisions that are nowhere, but for `keep`: those never finished, and those whose last copy is lost.

@@ -1,9 +1,9 @@
 //! Says how the Image stands: phase, conditions, what serves.
 
-use super::Draft;
+use super::{Draft, desire::CORRUPT, place::from_its_source};
 use crate::{
     api::{
-        Display, ImagePhase, Progress, Revision,
+        Display, ImagePhase, Location, LocationPhase, Progress, Revision, RevisionPhase,
         condition::{reasons, types},
     },
     kube::{
@@ -12,11 +12,14 @@ use crate::{
     },
 };
 
+/// The longest message of a location, in characters, by its schema.
+const MAX_MESSAGE: usize = 4096;
+
 impl Draft<'_> {
     /// Completes status. `target` is the revision that spec asks for, if one could be begun.
     pub(super) fn finish(&mut self, target: Option<i64>, deleting: bool) {
         let health = if deleting { self.deletion_health() } else { self.desire_health(target) };
-        self.mirror_current();
+        self.mirror_current(target);
         self.status.phase = Some(self.phase(&health));
         let generation = self.seen.image.metadata.generation.unwrap_or_default();
         let before = std::mem::take(&mut self.status.conditions);
@@ -53,15 +56,54 @@ impl Draft<'_> {
         {
             return Health::Stalled(reasons::INVALID_CONFIGURATION, format!("{why}{serving}"));
         }
+        if let Some(health) = self.contented(target) {
+            return health;
+        }
+        let serving = format!("{serving}{}", self.loss(target));
         if let Some(health) = self.health.take() {
             return with_suffix(health, &serving);
         }
         let Some(attempt) = &self.status.attempt else { return self.current_health(target) };
         let message = match &attempt.node {
-            Some(node) => format!("revision {} is imported by node {node}{serving}", attempt.revision),
+            Some(node) if !attempt.from.is_empty() => {
+                let (from, into) = (attempt.from.join(", "), attempt.stores.join(", "));
+                format!("revision {} is copied from {from} into {into} by node {node}{serving}", attempt.revision)
+            }
+            Some(node) => {
+                let why = attempt.why.as_deref().map(from_its_source).unwrap_or_default();
+                format!("revision {} is imported by node {node}{why}{serving}", attempt.revision)
+            }
             None => format!("revision {} is about to be imported{serving}", attempt.revision),
         };
         Health::Progressing(message)
+    }
+
+    /// What is to be told of a revision that was there, and is nowhere any more.
+    fn loss(&self, target: Option<i64>) -> String {
+        let lost = self.status.revisions.iter().find(|revision| {
+            Some(revision.number) == target
+                && revision.phase == RevisionPhase::Active
+                && revision.copies().next().is_none()
+        });
+        lost.map(|revision| {
+            format!(
+                "; every copy of revision {} is lost or corrupt, so it must come from its source again",
+                revision.number
+            )
+        })
+        .unwrap_or_default()
+    }
+
+    /// What spec asks for is there if some of the stores are enough; what the others wait for is told.
+    fn contented(&self, target: Option<i64>) -> Option<Health> {
+        let required = self.seen.wanted.as_ref().is_ok_and(|wanted| wanted.require_all);
+        let there = self.serving().is_some_and(|revision| Some(revision.number) == target);
+        if required || !there || self.lacking.is_empty() {
+            return None;
+        }
+        let lacking: Vec<_> = self.lacking.iter().map(|(store, why)| format!("not in {store}: {why}")).collect();
+        let Health::Current(message) = self.current_health(target) else { return None };
+        Some(Health::Current(format!("{message}; {}", lacking.join("; "))))
     }
 
     fn current_health(&self, target: Option<i64>) -> Health {
@@ -77,7 +119,7 @@ impl Draft<'_> {
     /// The revision that can be used now.
     fn serving(&self) -> Option<&Revision> {
         let number = self.status.revision?;
-        self.status.revisions.iter().find(|revision| revision.number == number && !revision.locations.is_empty())
+        self.status.revisions.iter().find(|revision| revision.number == number && revision.copies().next().is_some())
     }
 
     fn phase(&self, health: &Health) -> ImagePhase {
@@ -94,11 +136,12 @@ impl Draft<'_> {
     }
 
     /// Repeats the facts of the serving revision where people and programs look first.
-    fn mirror_current(&mut self) {
+    fn mirror_current(&mut self, target: Option<i64>) {
         let current = self.serving().cloned();
+        let locations = current.as_ref().map(|revision| self.shown_locations(revision, target)).unwrap_or_default();
         let status = &mut self.status;
         status.content = current.as_ref().and_then(|r| r.content.clone());
-        status.locations = current.as_ref().map(|r| r.locations.clone()).unwrap_or_default();
+        status.locations = locations;
         let display = Display {
             virtual_size: status.content.as_ref().map(|content| human_size(content.virtual_size)),
             size: status.content.as_ref().map(|content| human_size(content.size)),
@@ -106,6 +149,25 @@ impl Draft<'_> {
             progress: status.progress.as_ref().map(human_progress),
         };
         status.display = (display != Display::default()).then_some(display);
+    }
+}
+
+impl Draft<'_> {
+    /// Where the serving revision is, best first, and where it is not.
+    fn shown_locations(&self, revision: &Revision, target: Option<i64>) -> Vec<Location> {
+        let mut locations = revision.locations.clone();
+        self.sort_best_first(&mut locations);
+        let lacking = self.lacking.iter().filter(|_| Some(revision.number) == target);
+        locations.extend(lacking.map(|(store, why)| {
+            let corrupt = revision.gaps.iter().any(|gap| gap.store == *store && gap.last_failure.reason == CORRUPT);
+            Location {
+                store: store.clone(),
+                phase: if corrupt { LocationPhase::Corrupt } else { LocationPhase::Missing },
+                message: Some(why.chars().take(MAX_MESSAGE).collect()),
+                ..Location::default()
+            }
+        }));
+        locations
     }
 }
 
@@ -120,7 +182,7 @@ fn with_suffix(health: Health, suffix: &str) -> Health {
 }
 
 fn store_names(revision: &Revision) -> String {
-    let mut names: Vec<_> = revision.locations.iter().map(|location| location.store.as_str()).collect();
+    let mut names: Vec<_> = revision.copies().map(|location| location.store.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     names.join(",")

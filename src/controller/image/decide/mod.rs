@@ -1,16 +1,18 @@
 //! What to do about an Image, from all that is known of it. Pure: no client, no clock of its own.
 //!
 //! One pass, in this order: take over what ended ([`settle`]), find the revision that spec asks for ([`desire`]), give up what is lost or
-//! no longer asked for ([`strays`]), see that it is in its stores ([`place`]), see that nothing else is anywhere ([`cleanup`]), say how
-//! it stands ([`health`]). Everything is derived from status and tasks, so an operator that dies anywhere is continued by the next.
+//! no longer asked for ([`strays`]), see that it is in its stores ([`place`], from where [`origin`] says), have what is stored verified
+//! ([`verify`]), see that nothing else is anywhere ([`cleanup`]), say how it stands ([`health`]). Everything is derived from status and tasks, so an operator that dies anywhere is continued by the next.
 
 mod cleanup;
 mod desire;
 mod health;
 mod orders;
+mod origin;
 mod place;
 mod settle;
 mod strays;
+mod verify;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,10 +25,7 @@ pub use orders::{NewTask, Orders};
 
 use super::validate::Wanted;
 use crate::{
-    api::{
-        Action, FailureReport, Image, ImageStatus, ImageStore, ImageTask, Location, Revision, TaskPhase,
-        condition::events,
-    },
+    api::{FailureReport, Image, ImageStatus, ImageStore, ImageTask, Location, Revision, TaskPhase, condition::events},
     controller::fleet::Fleet,
     kube::{
         backoff::Backoff,
@@ -93,6 +92,8 @@ struct Draft<'a> {
     health: Option<Health>,
     /// What removals wait for.
     waits: Option<String>,
+    /// Stores that shall keep the wanted revision and do not, each with why.
+    lacking: Vec<(String, String)>,
 }
 
 /// Decides.
@@ -110,17 +111,27 @@ pub fn decide(seen: &Observed<'_>) -> Decision {
     if let Some(number) = target {
         draft.place(number);
     }
+    draft.verify(deleting);
     draft.clean_up();
     let released = deleting && draft.status.cleanup.is_empty() && draft.remaining_tasks() == 0;
     draft.finish(target, deleting);
-    let Draft { seen: _, status, orders, events, recheck, health: _, waits: _ } = draft;
+    let Draft { seen: _, status, orders, events, recheck, health: _, waits: _, lacking: _ } = draft;
     Decision { status, orders, events, recheck, released }
 }
 
 impl<'a> Draft<'a> {
     fn new(seen: &'a Observed<'a>) -> Self {
         let status = seen.image.status.clone().unwrap_or_default();
-        Self { seen, status, orders: Orders::default(), events: Vec::new(), recheck: None, health: None, waits: None }
+        Self {
+            seen,
+            status,
+            orders: Orders::default(),
+            events: Vec::new(),
+            recheck: None,
+            health: None,
+            waits: None,
+            lacking: Vec::new(),
+        }
     }
 
     fn tell(&mut self, what: Happening) {
@@ -154,11 +165,11 @@ impl<'a> Draft<'a> {
         self.tasks().count() + self.orders.create.len()
     }
 
-    /// The Import task of the attempt under way.
+    /// The task of the attempt under way.
     fn attempt_task(&self) -> Option<&'a ImageTask> {
         let attempt = self.status.attempt.as_ref()?;
         let is_it = |task: &&ImageTask| {
-            task.spec.action == Action::Import
+            task.spec.action.brings()
                 && task.spec.revision == attempt.revision
                 && task.spec.attempt == attempt.number
                 && attempt.node.as_deref() == Some(&task.spec.node_name)

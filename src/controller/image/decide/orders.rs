@@ -6,8 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Observed;
 use crate::api::{
-    Action, Cleanup, DeleteOrder, DeleteTarget, HIGHEST_ATTEMPT, Image, ImageIdentity, ImageStore, ImageTask,
-    ImageTaskSpec, ImportOrder, StoreTarget, TaskHttp, TaskSource, identity,
+    Action, Cleanup, CopyOrder, DeleteOrder, HIGHEST_ATTEMPT, Image, ImageIdentity, ImageStore, ImageTask,
+    ImageTaskSpec, ImportOrder, StoreRef, StoreTarget, TaskHttp, TaskSource, VerifyOrder, identity,
 };
 use crate::controller::image::validate::{Wanted, WantedStore};
 
@@ -57,15 +57,25 @@ impl Orders {
     }
 }
 
-/// The order to bring `revision` into `stores`. `known` are digests of the revision from an earlier import: what comes must be the same.
-pub fn import_task(
-    seen: &Observed<'_>,
-    wanted: &Wanted,
-    stores: &[&WantedStore],
-    known: &[String],
-    (revision, attempt): (i64, i64),
-    node: &str,
-) -> NewTask {
+/// An attempt to bring a revision into stores.
+#[derive(Clone, Copy, Debug)]
+pub struct Bringing<'a> {
+    /// Its number.
+    pub revision: i64,
+    /// The number of the attempt.
+    pub attempt: i64,
+    /// The node that does it.
+    pub node: &'a str,
+    /// Into which stores.
+    pub stores: &'a [&'a WantedStore],
+    /// Whether one store's failure fails all.
+    pub require_all: bool,
+}
+
+/// The order to bring a revision from its source into stores. `known` are digests of it from an earlier import: what comes must be the
+/// same.
+pub fn import_task(seen: &Observed<'_>, wanted: &Wanted, known: &[String], bringing: Bringing<'_>) -> NewTask {
+    let Bringing { revision, attempt, node, require_all, .. } = bringing;
     let image = seen.image;
     let uid = image.metadata.uid.clone().unwrap_or_default();
     let name = identity::task_name(&uid, revision, Action::Import, None, attempt);
@@ -85,18 +95,59 @@ pub fn import_task(
         disk_format: image.spec.disk_format,
         container_format: image.spec.container_format,
         container_disk: image.spec.container_disk.clone(),
-        stores: stores
-            .iter()
-            .map(|store| StoreTarget {
-                name: store.name.clone(),
-                output: store.output,
-                store_id: seen.stores.get(&store.name).and_then(|found| store_id(seen, found, node)),
-                filesystem: Some(store.backend.clone()),
-            })
-            .collect(),
+        require_all_stores: require_all,
+        stores: targets(seen, bringing),
     };
     let spec = ImageTaskSpec { import: Some(order), ..spec(image, Action::Import, revision, attempt, node) };
     NewTask { task: task(&uid, name, spec), secret }
+}
+
+/// The order to bring a revision that is `content` from the stores `from` into others.
+pub fn copy_task(seen: &Observed<'_>, from: &[&ImageStore], content: &str, bringing: Bringing<'_>) -> NewTask {
+    let Bringing { revision, attempt, node, .. } = bringing;
+    let uid = seen.image.metadata.uid.clone().unwrap_or_default();
+    let name = identity::task_name(&uid, revision, Action::Copy, None, attempt);
+    let order = CopyOrder {
+        from: from.iter().map(|store| referred(seen, store, node)).collect(),
+        content_digest: content.to_owned(),
+        stores: targets(seen, bringing),
+    };
+    let spec = ImageTaskSpec { copy: Some(order), ..spec(seen.image, Action::Copy, revision, attempt, node) };
+    NewTask { task: task(&uid, name, spec), secret: BTreeMap::new() }
+}
+
+/// The order to verify what `store` holds of `revision`, which is `content`. `place` and `attempt` are as for `delete_task`.
+pub fn verify_task(
+    seen: &Observed<'_>,
+    store: &ImageStore,
+    content: &str,
+    place: &str,
+    (revision, attempt): (i64, i64),
+    node: &str,
+) -> NewTask {
+    let uid = seen.image.metadata.uid.clone().unwrap_or_default();
+    let name = identity::task_name(&uid, revision, Action::Verify, Some(place), attempt);
+    let order = VerifyOrder { store: referred(seen, store, node), content_digest: content.to_owned() };
+    let spec = ImageTaskSpec { verify: Some(order), ..spec(seen.image, Action::Verify, revision, attempt, node) };
+    NewTask { task: task(&uid, name, spec), secret: BTreeMap::new() }
+}
+
+fn targets(seen: &Observed<'_>, bringing: Bringing<'_>) -> Vec<StoreTarget> {
+    let target = |store: &&WantedStore| StoreTarget {
+        name: store.name.clone(),
+        output: store.output,
+        store_id: seen.stores.get(&store.name).and_then(|found| store_id(seen, found, bringing.node)),
+        backend: store.backend.clone(),
+    };
+    bringing.stores.iter().map(target).collect()
+}
+
+fn referred(seen: &Observed<'_>, store: &ImageStore, node: &str) -> StoreRef {
+    StoreRef {
+        name: store.metadata.name.clone().unwrap_or_default(),
+        store_id: store_id(seen, store, node),
+        backend: store.spec.backend.clone(),
+    }
 }
 
 /// The order to remove what `item` names from `store`. `place` tells it from orders for other places, `attempt` from earlier ones.
@@ -109,11 +160,7 @@ pub fn delete_task(
     node: &str,
 ) -> NewTask {
     let (image, revision) = (seen.image, item.revision);
-    let target = DeleteTarget {
-        name: item.store.clone(),
-        store_id: store_id(seen, store, node),
-        filesystem: store.spec.filesystem.clone(),
-    };
+    let target = StoreRef { name: item.store.clone(), ..referred(seen, store, node) };
     let uid = image.metadata.uid.clone().unwrap_or_default();
     let name = identity::task_name(&uid, revision, Action::Delete, Some(place), attempt);
     let order = DeleteOrder { stores: vec![target], fence: item.attempt };
@@ -126,14 +173,13 @@ pub fn last_attempt(seen: &Observed<'_>, revision: i64) -> i64 {
     let status = seen.image.status.iter().flat_map(|status| &status.revisions);
     let recorded = status.filter(|known| known.number == revision).map(|known| known.attempts);
     let imports = seen.tasks.iter().map(|task| &task.spec);
-    let imports = imports.filter(|spec| spec.action == Action::Import && spec.revision == revision);
+    let imports = imports.filter(|spec| spec.action.brings() && spec.revision == revision);
     recorded.chain(imports.map(|spec| spec.attempt)).max().filter(|last| *last > 0).unwrap_or(HIGHEST_ATTEMPT)
 }
 
 /// Which store `node` must find: what all agree on if it is shared, else what the node itself has reported.
 fn store_id(seen: &Observed<'_>, store: &ImageStore, node: &str) -> Option<String> {
-    let shared = store.spec.filesystem.as_ref().is_some_and(|backend| backend.shared);
-    if shared {
+    if store.spec.backend.is_shared() {
         return store.status.as_ref()?.id.clone();
     }
     let report = seen.fleet.report(node, store.metadata.name.as_deref()?)?;
@@ -154,6 +200,8 @@ fn spec(image: &Image, action: Action, revision: i64, attempt: i64, node: &str) 
         node_name: node.to_owned(),
         attempt,
         import: None,
+        copy: None,
+        verify: None,
         delete: None,
         cancelled: false,
     }

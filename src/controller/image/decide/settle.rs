@@ -1,10 +1,12 @@
 //! Takes over what ended tasks say, and lets the tasks go.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::{Draft, phase_of, strays};
 use crate::{
     api::{
-        Action, FailureReport, ImageTask, ImportResult, Location, Progress, Revision, RevisionPhase, TaskFailure,
-        TaskPhase, condition::events,
+        Action, FailureReport, Gap, ImageTask, ImportResult, Location, LocationPhase, Progress, Revision,
+        RevisionPhase, StoreFailure, StoreFault, TaskFailure, TaskPhase, condition::events,
     },
     kube::event::Happening,
 };
@@ -15,15 +17,17 @@ const TASK_REFUSED: &str = "TaskRefused";
 const MAX_REFUSAL: usize = 2048;
 
 impl Draft<'_> {
-    /// Takes over every task that has ended, but for Deletes that failed: those wait where they are (see `cleanup`).
+    /// Takes over every task that has ended, but for Deletes and Verifies that failed: those wait where they are (see
+    /// `cleanup` and `verify`).
     pub(super) fn settle(&mut self) {
         for task in self.seen.tasks {
             match (task.spec.action, phase_of(task)) {
-                (Action::Import, TaskPhase::Succeeded) => self.import_succeeded(task),
-                (Action::Import, TaskPhase::Failed) => self.import_failed(task),
-                (Action::Import, TaskPhase::Pending | TaskPhase::Running) => self.import_goes_on(task),
+                (Action::Import | Action::Copy, TaskPhase::Succeeded) => self.import_succeeded(task),
+                (Action::Import | Action::Copy, TaskPhase::Failed) => self.import_failed(task),
+                (Action::Import | Action::Copy, TaskPhase::Pending | TaskPhase::Running) => self.import_goes_on(task),
                 (Action::Delete, TaskPhase::Succeeded) => self.delete_succeeded(task),
-                (Action::Delete, TaskPhase::Pending | TaskPhase::Running | TaskPhase::Failed) => {}
+                (Action::Verify, TaskPhase::Succeeded) => self.verify_succeeded(task),
+                (Action::Delete | Action::Verify, TaskPhase::Pending | TaskPhase::Running | TaskPhase::Failed) => {}
             }
         }
         if let Some(why) = self.seen.refused {
@@ -63,13 +67,15 @@ impl Draft<'_> {
         let Some(result) = task.status.as_ref().and_then(|status| status.result.clone()) else {
             return self.import_failed(task);
         };
-        let locations = locations(task, &result);
+        self.note_faults(task);
+        let locations = self.locations(task, &result);
         let (ours, number) = (self.is_attempt(task), task.spec.revision);
         self.orders.remove(task);
         let time = self.time();
         match self.revision(number).filter(|_| ours) {
             Some(revision) => {
                 let first = revision.phase == RevisionPhase::Importing;
+                let failures = result.failures.clone();
                 record(revision, result, locations);
                 if first {
                     revision.phase = RevisionPhase::Active;
@@ -77,9 +83,11 @@ impl Draft<'_> {
                 }
                 self.status.attempt = None;
                 self.status.progress = None;
+                self.tell(succeeded(task));
                 let node = &task.spec.node_name;
-                let note = format!("revision {number} was imported, verified and stored by node {node}");
-                self.tell(Happening::normal(events::IMPORT_SUCCEEDED, "Import", note));
+                failures.into_iter().for_each(|StoreFailure { store, failure }| {
+                    self.note_gap(number, &store, report(failure, node, self.time()));
+                });
             }
             None => self.discard_unknown(number, &locations),
         }
@@ -96,6 +104,7 @@ impl Draft<'_> {
 
     fn import_failed(&mut self, task: &ImageTask) {
         let ours = self.is_attempt(task);
+        self.note_faults(task);
         self.orders.remove(task);
         if !ours {
             return;
@@ -106,16 +115,63 @@ impl Draft<'_> {
             message: format!("the agent on node {} ended the task without saying how", task.spec.node_name),
             retryable: true,
         });
-        let report = FailureReport {
-            reason: failure.reason,
-            rule: failure.rule,
-            message: failure.message,
-            // The operator has not cancelled this one, so whatever stopped it may be over.
-            retryable: failure.retryable || strays::was_cancelled(task),
-            node: task.spec.node_name.clone(),
-            at: self.time(),
-        };
+        // The operator has not cancelled this one, so whatever stopped it may be over.
+        let failure = TaskFailure { retryable: failure.retryable || strays::was_cancelled(task), ..failure };
+        let report = report(failure, &task.spec.node_name, self.time());
+        let faultless = task.status.as_ref().is_none_or(|status| status.faults.is_empty());
+        if task.spec.action == Action::Copy && faultless && !strays::was_cancelled(task) {
+            // Nothing is wrong with where it comes from: it is these stores that failed, each for itself.
+            self.status.attempt = None;
+            self.status.progress = None;
+            for target in task.spec.targets() {
+                self.note_gap(task.spec.revision, &target.name, report.clone());
+            }
+            return;
+        }
         self.fail_attempt(report, true);
+    }
+
+    /// Takes over what a task says of the copies that it read.
+    fn note_faults(&mut self, task: &ImageTask) {
+        let faults = task.status.as_ref().map(|status| status.faults.clone()).unwrap_or_default();
+        let (number, node, ours) = (task.spec.revision, &task.spec.node_name, self.is_attempt(task));
+        for StoreFault { store, message, rotten } in faults {
+            if rotten {
+                self.condemn(number, &store, node, &message);
+            } else if let Some(attempt) = self.status.attempt.as_mut().filter(|_| ours) {
+                attempt.unreadable.retain(|known| *known != store);
+                attempt.unreadable.push(store);
+            }
+        }
+    }
+
+    /// Marks what a store holds of a revision, as seen from `node`, as not what was stored.
+    pub(super) fn condemn(&mut self, number: i64, store: &str, node: &str, message: &str) {
+        let Some(revision) = self.revision(number) else { return };
+        let is_it = |l: &&mut Location| l.store == store && l.node.as_deref().is_none_or(|held| held == node);
+        let Some(location) = revision.locations.iter_mut().find(is_it) else { return };
+        location.phase = LocationPhase::Corrupt;
+        location.message = Some(message.to_owned());
+        let note = format!("the copy of revision {number} in store {store} is not used any more: {message}");
+        self.tell(Happening::warning(events::LOCATION_CORRUPT, "Verify", note));
+    }
+
+    /// Takes note that a store did not take the revision.
+    fn note_gap(&mut self, number: i64, store: &str, report: FailureReport) {
+        let (retry, now) = (self.seen.retry, self.seen.now);
+        let Some(revision) = self.revision(number) else { return };
+        let failures = revision.gaps.iter().find(|gap| gap.store == store).map_or(0, |gap| gap.failures);
+        let failures = failures.saturating_add(1);
+        let delay = retry.backoff.delay(failures);
+        let retry_at = report.retryable.then(|| now.checked_add(delay).ok().map(Time)).flatten();
+        let next = match &retry_at {
+            Some(_) => format!("it is tried again in {} s", delay.as_secs()),
+            None => "trying again cannot help".to_owned(),
+        };
+        let note = format!("store {store} did not get revision {number}: {} ({next})", report.message);
+        revision.gaps.retain(|gap| gap.store != store);
+        revision.gaps.push(Gap { store: store.to_owned(), failures, last_failure: report, retry_at });
+        self.tell(Happening::warning(events::STORE_FAILED, "Import", note));
     }
 
     fn delete_succeeded(&mut self, task: &ImageTask) {
@@ -123,7 +179,7 @@ impl Draft<'_> {
         let fence = task.spec.delete.as_ref().map_or(0, |order| order.fence);
         let stores = task.spec.delete.iter().flat_map(|order| &order.stores);
         for target in stores {
-            let node = is_local(target.filesystem.as_ref()).then(|| task.spec.node_name.clone());
+            let node = target.backend.is_local().then(|| task.spec.node_name.clone());
             let done = |item: &crate::api::Cleanup| {
                 item.revision == task.spec.revision
                     && item.store == target.name
@@ -141,29 +197,46 @@ fn record(revision: &mut Revision, result: ImportResult, locations: Vec<Location
     for location in locations {
         revision.locations.retain(|old| (&old.store, &old.node) != (&location.store, &location.node));
         revision.tried.retain(|store| *store != location.store);
+        revision.gaps.retain(|gap| gap.store != location.store);
         revision.locations.push(location);
     }
 }
 
-/// Where the task put it: a store that each node has for itself is named with the node.
-fn locations(task: &ImageTask, result: &ImportResult) -> Vec<Location> {
-    let target =
-        |name: &str| task.spec.import.iter().flat_map(|order| &order.stores).find(|target| target.name == name);
-    let make = |found: &crate::api::TaskLocation| {
-        let local = target(&found.store).is_none_or(|target| is_local(target.filesystem.as_ref()));
-        Location {
-            store: found.store.clone(),
-            node: local.then(|| task.spec.node_name.clone()),
-            url: Some(found.url.clone()),
-            format: Some(found.format),
-            size: Some(found.size),
-            allocated_size: Some(found.allocated_size),
-        }
-    };
-    result.locations.iter().map(make).collect()
+fn report(failure: TaskFailure, node: &str, at: Time) -> FailureReport {
+    let TaskFailure { reason, rule, message, retryable } = failure;
+    FailureReport { reason, rule, message, retryable, node: node.to_owned(), at }
 }
 
-/// Whether each node has such a store for itself.
-pub(super) fn is_local(filesystem: Option<&crate::api::FilesystemBackend>) -> bool {
-    filesystem.is_some_and(|backend| !backend.shared)
+fn succeeded(task: &ImageTask) -> Happening {
+    let (number, node) = (task.spec.revision, &task.spec.node_name);
+    if task.spec.action == Action::Copy {
+        let note = format!("revision {number} was copied, verified and stored by node {node}");
+        return Happening::normal(events::COPY_SUCCEEDED, "Copy", note);
+    }
+    let note = format!("revision {number} was imported, verified and stored by node {node}");
+    Happening::normal(events::IMPORT_SUCCEEDED, "Import", note)
+}
+
+impl Draft<'_> {
+    /// Where the task put it: a store that each node has for itself is named with the node.
+    fn locations(&self, task: &ImageTask, result: &ImportResult) -> Vec<Location> {
+        let target = |name: &str| task.spec.targets().iter().find(|target| target.name == name);
+        let make = |found: &crate::api::TaskLocation| {
+            let local = target(&found.store).is_none_or(|target| target.backend.is_local());
+            Location {
+                store: found.store.clone(),
+                node: local.then(|| task.spec.node_name.clone()),
+                url: Some(found.url.clone()),
+                format: Some(found.format),
+                size: Some(found.size),
+                allocated_size: Some(found.allocated_size),
+                phase: LocationPhase::Active,
+                message: None,
+                stored_at: Some(self.time()),
+                verified_at: None,
+                verify: false,
+            }
+        };
+        result.locations.iter().map(make).collect()
+    }
 }

@@ -4,9 +4,9 @@
 //! it may have left on a disk of its own is put down for cleanup; in a store that others reach, the next attempt's token shuts it out,
 //! and `Revision::tried` remembers it for the case that there is none.
 
-use super::{Draft, phase_of, settle::is_local};
+use super::{Draft, phase_of};
 use crate::{
-    api::{Action, FailureReport, ImageTask},
+    api::{FailureReport, ImageTask},
     controller::fleet::Liveness,
 };
 
@@ -24,7 +24,7 @@ impl Draft<'_> {
     pub(super) fn end_strays(&mut self) {
         self.give_up_lost_attempt();
         let current = self.attempt_task().and_then(|task| task.metadata.name.clone());
-        let running = |task: &&ImageTask| task.spec.action == Action::Import && !phase_of(task).is_final();
+        let running = |task: &&ImageTask| task.spec.action.brings() && !phase_of(task).is_final();
         let strays: Vec<_> = self.tasks().filter(running).filter(|task| task.metadata.name != current).collect();
         for task in strays {
             match self.liveness(&task.spec.node_name) {
@@ -61,8 +61,7 @@ impl Draft<'_> {
         if self.liveness(node) == Liveness::Gone {
             return;
         }
-        let targets = task.spec.import.iter().flat_map(|order| &order.stores);
-        for target in targets.filter(|target| is_local(target.filesystem.as_ref())) {
+        for target in task.spec.targets().iter().filter(|target| target.backend.is_local()) {
             self.discard_at(task.spec.revision, &target.name, Some(node));
         }
     }

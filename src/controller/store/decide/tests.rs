@@ -31,13 +31,14 @@ fn report(ready: bool, available: i64) -> StoreReport {
         capacity: Some(100),
         available: Some(available),
         probed_at: Time(Timestamp::now()),
+        listing: None,
     }
 }
 
 fn look(store: &ImageStore, fleet: &Fleet, users: &[String]) -> Decision {
     let stores = [Arc::new(store.clone())];
     let now = Timestamp::now();
-    decide(&Observed { store, stores: &stores, users, fleet, now, at: Instant::now() })
+    decide(&Observed { store, stores: &stores, users, orphans: None, fleet, now, at: Instant::now() })
 }
 
 fn ready(decision: &Decision) -> (String, String, String) {
@@ -67,7 +68,7 @@ fn ready_follows_the_agents_reports() {
 #[test]
 fn a_shared_folder_is_counted_once() {
     let mut store = testing::store("fast");
-    store.spec.filesystem.as_mut().unwrap().shared = true;
+    store.spec.backend.filesystem.as_mut().unwrap().shared = true;
     let mut agents = fleet(&["a", "b"]);
     agents.observe_reports("a", Some(&[report(true, 40)]));
     agents.observe_reports("b", Some(&[report(true, 39)]));
@@ -108,8 +109,15 @@ fn of_two_defaults_the_newer_says_so() {
     agents.observe_reports("a", Some(&[report(true, 1)]));
     let stores = [Arc::new(old), Arc::new(new.clone())];
     let now = Timestamp::now();
-    let decision =
-        decide(&Observed { store: &new, stores: &stores, users: &[], fleet: &agents, now, at: Instant::now() });
+    let decision = decide(&Observed {
+        store: &new,
+        stores: &stores,
+        users: &[],
+        orphans: None,
+        fleet: &agents,
+        now,
+        at: Instant::now(),
+    });
     assert!(!decision.status.default);
     assert!(ready(&decision).2.contains("ImageStore old says so too and is older"));
 }
@@ -159,7 +167,7 @@ fn a_store_that_is_being_deleted_takes_nothing() {
 #[test]
 fn a_store_in_the_folder_of_another_is_stalled() {
     let [mut old, mut new] = [testing::store("old"), testing::store("fast")];
-    old.spec.filesystem.clone_from(&new.spec.filesystem);
+    old.spec.backend.filesystem.clone_from(&new.spec.backend.filesystem);
     for (store, seconds) in [(&mut old, 100), (&mut new, 200)] {
         store.metadata.creation_timestamp = Timestamp::from_second(seconds).ok().map(Into::into);
     }
@@ -167,8 +175,15 @@ fn a_store_in_the_folder_of_another_is_stalled() {
     agents.observe_reports("a", Some(&[report(true, 1)]));
     let stores = [Arc::new(old), Arc::new(new.clone())];
     let now = Timestamp::now();
-    let decision =
-        decide(&Observed { store: &new, stores: &stores, users: &[], fleet: &agents, now, at: Instant::now() });
+    let decision = decide(&Observed {
+        store: &new,
+        stores: &stores,
+        users: &[],
+        orphans: None,
+        fleet: &agents,
+        now,
+        at: Instant::now(),
+    });
     let stalled = find(&decision.status.conditions, types::STALLED).unwrap();
     assert_eq!(stalled.reason, reasons::INVALID_CONFIGURATION);
     assert!(stalled.message.contains("is the folder of ImageStore old"), "{}", stalled.message);
@@ -183,7 +198,7 @@ fn marked(digit: &str, second: i64) -> StoreReport {
 #[test]
 fn a_shared_store_is_the_one_that_was_found_first() {
     let mut store = testing::store("fast");
-    store.spec.filesystem.as_mut().unwrap().shared = true;
+    store.spec.backend.filesystem.as_mut().unwrap().shared = true;
     let mut agents = fleet(&["a", "b"]);
     agents.observe_reports("a", Some(&[marked("b", 200)]));
     agents.observe_reports("b", Some(&[marked("a", 100)]));

@@ -1,6 +1,6 @@
 //! Reading a published object. The files stay open, so a reader goes on when the object is deleted.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use rustix::{fs::SeekFrom, io::Errno};
 
 use super::{super::ObjectReader, blocking, object, place::Place, record};
 use crate::{
-    error::Result,
+    error::{Error, Kind, Result},
     model::{ObjectKey, StoredImage},
 };
 
@@ -43,6 +43,10 @@ impl ObjectReader for FilesystemReader {
         };
         blocking(move || Ok(read())).await?.map_err(|error| {
             let doing = format!("reading {} at byte {offset}", self.key);
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                let message = format!("store {}: {doing}: the file is shorter than recorded", self.place.name());
+                return Error::with_source(Kind::Io, message, error);
+            }
             self.place.error(&doing, record::errno(&error))
         })
     }

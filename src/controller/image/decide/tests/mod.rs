@@ -1,9 +1,11 @@
 //! Decisions, one situation after another, in a world without a cluster.
 
 mod chaos;
+mod copies;
 mod lost;
 mod orders;
 mod trouble;
+mod verify;
 mod world;
 
 use std::time::Duration;
@@ -49,7 +51,7 @@ fn a_new_image_is_imported_by_a_live_node() {
     assert_eq!((task.spec.action, task.spec.attempt, task.spec.revision), (Action::Import, 1, 1));
     let order = task.spec.import.clone().unwrap();
     assert_eq!(order.source.http.unwrap().url, "https://images.example/debian.qcow2");
-    assert_eq!(order.stores[0].filesystem.as_ref().unwrap().path, "/srv/fast");
+    assert_eq!(order.stores[0].backend.filesystem.as_ref().unwrap().path, "/srv/fast");
     assert_eq!((kstatus(&world), world.phase()), ("InProgress", ImagePhase::Queued));
     assert_eq!(world.told(), [events::IMPORT_STARTED]);
 
@@ -161,7 +163,7 @@ fn what_shall_be_in_more_stores_than_one_attempt_can_serve_takes_several() {
     (0..20).for_each(|n| world.add_store(&format!("s{n:02}")));
     world.edit(|spec| spec.all_stores = true);
     world.step();
-    let stores = |world: &World| world.only_task().spec.import.as_ref().unwrap().stores.len();
+    let stores = |world: &World| world.only_task().spec.targets().len();
     assert_eq!((stores(&world), world.status().attempt.unwrap().stores.len()), (16, 16));
     world.agent_succeeds("blake3:one");
     world.step();
@@ -181,10 +183,8 @@ fn stores_are_added_before_others_are_left() {
     world.edit(|spec| spec.stores = vec!["slow".into()]);
     world.step();
     let task = world.only_task();
-    assert_eq!((task.spec.action, task.spec.revision, task.spec.attempt), (Action::Import, 1, 2));
-    let checksums = &task.spec.import.as_ref().unwrap().checksums;
-    assert!(checksums.contains(&world::SHA256.to_owned()), "the source must still be what it was: {checksums:?}");
-    assert_eq!((world.phase(), world.status().locations.len()), (ImagePhase::Active, 1));
+    assert_eq!((task.spec.action, task.spec.revision, task.spec.attempt), (Action::Copy, 1, 2));
+    assert_eq!((world.phase(), world.status().revisions[0].locations.len()), (ImagePhase::Active, 1));
     world.agent_succeeds("blake3:one");
     world.step();
     assert_eq!(world.only_task().spec.action, Action::Delete);
@@ -233,7 +233,7 @@ fn a_store_that_is_left_and_named_again_is_vacated_first() {
     assert_eq!(world.only_task().spec.action, Action::Delete, "or it would remove what is imported meanwhile");
     world.agent_succeeds("");
     world.step();
-    assert_eq!(world.only_task().spec.action, Action::Import);
+    assert_eq!(world.only_task().spec.action, Action::Copy);
 }
 
 #[test]

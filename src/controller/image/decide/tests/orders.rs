@@ -17,6 +17,7 @@ fn seen(id: &str, uid: &str) -> StoreReport {
         capacity: None,
         available: None,
         probed_at: Time(Timestamp::now()),
+        listing: None,
     }
 }
 

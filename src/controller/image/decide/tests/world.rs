@@ -14,7 +14,7 @@ use super::super::{Decision, Observed, RetryPolicy, decide};
 use crate::{
     api::{
         Content, Image, ImagePhase, ImageSpec, ImageStatus, ImageStore, ImageTask, ImageTaskStatus, ImportResult,
-        Progress, StoreReport, TaskFailure, TaskLocation, TaskPhase, identity,
+        Progress, StoreFailure, StoreFault, StoreReport, TaskFailure, TaskLocation, TaskPhase, identity,
     },
     controller::{
         fleet::Fleet,
@@ -213,6 +213,7 @@ impl World {
             capacity: None,
             available: None,
             probed_at: Time(self.now),
+            listing: None,
         };
         let reports: Vec<_> = self.stores.keys().map(report).collect();
         self.fleet.observe_reports(node, Some(&reports));
@@ -233,7 +234,7 @@ impl World {
     }
 
     pub fn share_store(&mut self, name: &str) {
-        self.change_store(name, |store| store.spec.filesystem.as_mut().unwrap().shared = true);
+        self.change_store(name, |store| store.spec.backend.filesystem.as_mut().unwrap().shared = true);
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -270,7 +271,7 @@ impl World {
         for (spec, status, now) in self.unfinished() {
             status.phase = Some(TaskPhase::Succeeded);
             status.finished_at = Some(Time(now));
-            status.result = spec.import.as_ref().map(|order| ImportResult {
+            status.result = spec.action.brings().then(|| ImportResult {
                 content: Content {
                     disk_format: DiskFormat::Qcow2,
                     container_format: ContainerFormat::Bare,
@@ -280,8 +281,9 @@ impl World {
                     digests: vec![SHA256.into()],
                     content_digest: content_digest.into(),
                 },
-                locations: order
-                    .stores
+                failures: vec![],
+                locations: spec
+                    .targets()
                     .iter()
                     .map(|target| TaskLocation {
                         store: target.name.clone(),
@@ -304,7 +306,30 @@ impl World {
         }
     }
 
-    /// Every cancelled task is given up.
+    /// Every attempt that has not ended ends well, but for the stores in `failed`.
+    pub fn agent_succeeds_but(&mut self, failed: &[&str], failure: &TaskFailure) {
+        let open: Vec<_> = self.unfinished().map(|(spec, ..)| (spec.image.uid.clone(), spec.attempt)).collect();
+        self.agent_succeeds("blake3:one");
+        for task in &mut self.tasks {
+            let ended = open.contains(&(task.spec.image.uid.clone(), task.spec.attempt));
+            let Some(result) = task.status.as_mut().and_then(|status| status.result.as_mut()).filter(|_| ended) else {
+                continue;
+            };
+            result.locations.retain(|location| !failed.contains(&location.store.as_str()));
+            let failures = failed.iter().filter(|store| task.spec.targets().iter().any(|t| t.name == **store));
+            result.failures =
+                failures.map(|store| StoreFailure { store: (*store).to_owned(), failure: failure.clone() }).collect();
+        }
+    }
+
+    /// Every task that has not ended says of the copy in `store` that it is rotten, or that it cannot be read.
+    pub fn agent_finds(&mut self, store: &str, rotten: bool) {
+        for (_, status, _) in self.unfinished() {
+            status.faults.push(StoreFault { store: store.to_owned(), message: "it smells".into(), rotten });
+        }
+    }
+
+    /// Cancelled tasks are given up.
     pub fn agent_obeys(&mut self) {
         for (spec, status, now) in self.unfinished() {
             if spec.cancelled {
