@@ -257,7 +257,7 @@ impl<'a> Descriptor<'a> {
     }
 
     fn check_keys(&self) -> Result<(), Violation> {
-        for (key, _) in &self.entries {
+        for key in self.entries.keys() {
             let key = key.as_str();
             if !HARMLESS.contains(&key) && !key.starts_with("ddb.") {
                 let message = "a key that is not known and may change what the disk is: export the machine again";

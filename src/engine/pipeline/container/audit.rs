@@ -181,7 +181,7 @@ impl Members {
 impl Witness for Members {
     fn begin(&mut self, entry: Entry) -> Result<(), Violation> {
         if let Some((name, target)) = docker::link(&entry) {
-            return self.contents.add_link(name, target);
+            return self.contents.add_link(&name, &target);
         }
         let member = entry.into_member()?;
         let text = is_read(&member)?.then(BytesMut::new);

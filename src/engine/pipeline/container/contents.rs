@@ -159,7 +159,7 @@ impl Contents {
 
     fn gather_entry(&mut self, entry: Entry, input: &mut dyn ReadAt) -> Result<()> {
         if let Some((name, target)) = docker::link(&entry) {
-            return Ok(self.add_link(name, target)?);
+            return Ok(self.add_link(&name, &target)?);
         }
         let mut stored = Stored::new(entry.into_member()?);
         if is_read(&stored.member)? {
@@ -171,9 +171,9 @@ impl Contents {
     }
 
     /// Takes a layer that is the same as another one.
-    pub(super) fn add_link(&mut self, name: String, target: String) -> Result<(), Violation> {
-        match self.links.insert(name.clone(), target) {
-            Some(_) => Err(twice(&name)),
+    pub(super) fn add_link(&mut self, name: &str, target: &str) -> Result<(), Violation> {
+        match self.links.insert(name.to_owned(), target.to_owned()) {
+            Some(_) => Err(twice(name)),
             None => Ok(()),
         }
     }
