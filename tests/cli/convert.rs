@@ -105,9 +105,10 @@ fn every_kind_of_image_comes_over_http_as_qemu_reads_it() {
         assert_eq!(out.metadata().unwrap().len(), theirs.metadata().unwrap().len(), "{name}");
         let same = Command::new("cmp").args([&out, &theirs]).output().unwrap();
         assert!(same.status.success(), "{name}: {}", String::from_utf8_lossy(&same.stdout));
-        // The last sector of a flat disk is asked for first: it may be the footer of a fixed vhd.
-        let asked = if name == "grub-rescue.iso" { 512 } else { 0 };
-        assert_eq!(server.sent(&place), path.metadata().unwrap().len() + asked, "{name}: in one pass");
+        // A second pass would make it twice as much. What is sent beyond that was under way to a reader who was slower than the source,
+        // and asked for ranges from then on; and the last sector of a flat disk is asked for first.
+        let (sent, length) = (server.sent(&place), path.metadata().unwrap().len());
+        assert!((length..length * 2).contains(&sent), "{name}: {sent} of {length} bytes, in one pass");
     }
 }
 
