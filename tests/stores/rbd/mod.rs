@@ -4,6 +4,7 @@
 mod access;
 mod cloned;
 mod faults;
+mod late;
 mod room;
 mod several;
 mod sinks;

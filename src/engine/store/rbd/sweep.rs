@@ -41,39 +41,10 @@ fn age(place: &Place, id: &str) -> Result<Option<u64>> {
     }
 }
 
-/// An image of ours whose removal stopped halfway, which no list of images shows any more, with the seconds since.
-struct HalfRemoved {
-    id: String,
-    name: String,
-    key: ObjectKey,
-    age: u64,
-}
-
-fn half_removed(place: &Place) -> Result<Vec<HalfRemoved>> {
-    let found = match place.pool().half_removed() {
-        Ok(found) => found,
-        Err(Errno::NOENT) => Vec::new(),
-        Err(errno) => return Err(place.error("listing half removed images", errno)),
-    };
-    let ours = found.into_iter().filter_map(|(id, name, since)| {
-        let key = layout::Entry::of(&name).key().cloned()?;
-        Some(HalfRemoved { id, name, key, age: index::now().saturating_sub(since) })
-    });
-    Ok(ours.collect())
-}
-
 /// All images in the pool, also those that Vitrine did not make.
 pub(super) fn list(place: &Arc<Place>) -> Result<Vec<ObjectEntry>> {
     let (images, index) = look(place)?;
-    let halves = half_removed(place)?.into_iter();
-    let mut entries: Vec<_> = halves
-        .map(|HalfRemoved { name, key, age, .. }| ObjectEntry {
-            key: Some(key),
-            name,
-            published: false,
-            age_seconds: age,
-        })
-        .collect();
+    let mut entries = Vec::new();
     for Found { id, name, kind } in images {
         let Some(age_seconds) = age(place, &id)? else { continue };
         let key = kind.key().cloned();
@@ -97,14 +68,6 @@ pub(super) fn sweep(place: &Arc<Place>, older_than: Duration) -> Result<Vec<Stri
                 left.insert(key);
                 failures.push(error);
             }
-        }
-    }
-    for half in half_removed(place)?.into_iter().filter(|half| half.age >= older_than.as_secs()) {
-        match place.pool().finish_removal(&half.id) {
-            Ok(()) => removed.push(half.name),
-            // Somebody is at it.
-            Err(Errno::NOENT | Errno::BUSY) => {}
-            Err(errno) => failures.push(place.error(format!("removing image {}", half.name), errno)),
         }
     }
     let needless = index.iter().filter(|(key, entry)| {
@@ -137,8 +100,10 @@ fn sweep_image(
             None => return Ok(false),
         },
     };
-    if age(place, &found.id)?.is_none_or(|age| age < older_than.as_secs()) || is_used(place, found)? {
-        return Ok(false);
+    match age(place, &found.id)? {
+        None => return finish_removal(place, found),
+        Some(age) if age < older_than.as_secs() || is_used(place, found)? => return Ok(false),
+        Some(_) => {}
     }
     if let Some(entry) = entry.filter(|entry| entry.state == State::Writing && entry.token == Some(token)) {
         // Its writer may be cut off from the cluster and come back: first it is fenced off.
@@ -149,6 +114,16 @@ fn sweep_image(
         }
     }
     removal::discard(place, key, token, &found.id)
+}
+
+/// Removes what is left of an image without a header: its removal stopped just before the end.
+fn finish_removal(place: &Place, found: &Found) -> Result<bool> {
+    match place.pool().remove_image(&found.name) {
+        Ok(()) => Ok(true),
+        // Somebody else has done it, or is at it.
+        Err(Errno::NOENT | Errno::BUSY) => Ok(false),
+        Err(errno) => Err(place.error(format!("removing image {}", found.name), errno)),
+    }
 }
 
 /// Gives a published image its public name, if its publisher died before it did.

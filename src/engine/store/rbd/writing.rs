@@ -289,7 +289,11 @@ impl Writing {
         place.step(Step::Protected);
         record::write(place, key, self.token, image)?;
         place.step(Step::Recorded);
-        self.check_name()
+        self.check_name().map_err(|error| match index::get(place, key) {
+            // It is the image of whoever overtook this one.
+            Ok(now) if now.as_ref() != Some(entry) => self.overtaken(now.as_ref()),
+            _ => error,
+        })
     }
 }
 

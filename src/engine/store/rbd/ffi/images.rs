@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     Handle, NAME, Outcome, Pool, Shared, check, copied, in_background,
-    library::{Api, ImageSpec, LinkedImage, Trash, Watcher},
+    library::{Api, ImageSpec, LinkedImage, Watcher},
     listed, text,
 };
 
@@ -19,9 +19,6 @@ const FEATURES: c_int = 1;
 const ORDER: c_int = 2;
 const DATA_POOL: c_int = 10;
 const CLONE_FORMAT: c_int = 12;
-
-/// `RBD_TRASH_IMAGE_SOURCE_REMOVING`: what is being removed goes through the trash.
-const REMOVING: c_int = 3;
 
 /// How an image is made.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +74,7 @@ impl Making {
 }
 
 impl Pool {
-    /// Id and name of every image.
+    /// Id and name of every image, also of those whose removal began and did not end.
     pub(in super::super) fn images(&self) -> Outcome<Vec<(String, String)>> {
         let api = self.api();
         let empty = ImageSpec { id: null_mut(), name: null_mut() };
@@ -88,28 +85,6 @@ impl Pool {
         // SAFETY: as above.
         unsafe { (api.rbd_image_spec_list_cleanup)(found.as_mut_ptr(), found.len()) };
         Ok(names)
-    }
-
-    /// Id, name and time of every image whose removal has begun and not ended.
-    pub(in super::super) fn half_removed(&self) -> Outcome<Vec<(String, String, u64)>> {
-        let api = self.api();
-        let none = null_mut();
-        let empty = Trash { id: none, name: none, source: 0, deletion_time: 0, deferment_end_time: 0 };
-        // SAFETY: the list has the length that is given; what is returned is copied, then given back once.
-        let mut found = listed(empty, |items, count| unsafe { (api.rbd_trash_list)(self.handle(), items, count) })?;
-        let removing = found.iter().filter(|image| image.source == REMOVING);
-        let time = |image: &Trash| u64::try_from(image.deletion_time).unwrap_or_default();
-        let images = removing.map(|image| (copied(image.id), copied(image.name), time(image))).collect();
-        // SAFETY: as above.
-        unsafe { (api.rbd_trash_list_cleanup)(found.as_mut_ptr(), found.len()) };
-        Ok(images)
-    }
-
-    /// Ends the removal of an image.
-    pub(in super::super) fn finish_removal(&self, id: &str) -> Outcome<()> {
-        let id = text(id)?;
-        // SAFETY: the string lives during the call.
-        check(unsafe { (self.api().rbd_trash_remove)(self.handle(), id.as_ptr(), true) }).map(drop)
     }
 
     /// Makes an image of length 0.

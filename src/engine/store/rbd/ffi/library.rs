@@ -80,9 +80,6 @@ functions! {
         rbd_create4(Handle, Text, u64, Handle) -> c_int;
         rbd_clone3(Handle, Text, Text, Handle, Text, Handle) -> c_int;
         rbd_remove(Handle, Text) -> c_int;
-        rbd_trash_list(Handle, *mut Trash, *mut usize) -> c_int;
-        rbd_trash_list_cleanup(*mut Trash, usize);
-        rbd_trash_remove(Handle, Text, bool) -> c_int;
         rbd_rename(Handle, Text, Text) -> c_int;
         rbd_open(Handle, Text, *mut Handle, Text) -> c_int;
         rbd_open_read_only(Handle, Text, *mut Handle, Text) -> c_int;
@@ -138,17 +135,6 @@ pub(super) struct Watcher {
     pub(super) address: *mut c_char,
     pub(super) id: i64,
     pub(super) cookie: u64,
-}
-
-/// `rbd_trash_image_info_t`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct Trash {
-    pub(super) id: *mut c_char,
-    pub(super) name: *mut c_char,
-    pub(super) source: c_int,
-    pub(super) deletion_time: i64,
-    pub(super) deferment_end_time: i64,
 }
 
 /// `rbd_linked_image_spec_t`.

@@ -1,0 +1,110 @@
+//! Writers, deleters and readers that are held up at the worst moment, while others go on.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+use vitrine_engine::{
+    error::Kind,
+    model::OutputFormat,
+    store::{
+        Store,
+        rbd::{RbdStore, Step},
+    },
+};
+
+use super::{POOL, cluster, open, options};
+use crate::conformance::{key, noise, proof, publish, publish_with, read_all, refused};
+
+/// Has `store` do `work` once, when it has done `step` and before it goes on.
+fn at_step<W>(store: &RbdStore, step: Step, work: impl Fn() -> W + Send + Sync + 'static)
+where
+    W: Future<Output = ()> + Send + 'static,
+{
+    let (runtime, done) = (Handle::current(), std::sync::atomic::AtomicBool::new(false));
+    store.watch_steps(move |now| {
+        if now == step && !done.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            runtime.block_on(work());
+        }
+    });
+}
+
+/// Writes with attempt 1, and has attempt 2 begin, and publish if `at_once`, just before attempt 1 would be published.
+async fn overtake(at_once: bool) {
+    let options = options().await;
+    let (store, again) = (open(&options).await, open(&options).await);
+    let (other, later) = (Arc::clone(&again), Arc::new(Mutex::new(None)));
+    let begun = Arc::clone(&later);
+    at_step(&store, Step::Recorded, move || {
+        let (other, begun) = (Arc::clone(&other), Arc::clone(&begun));
+        async move {
+            let mut sink = other.create(&key(1), 2, OutputFormat::RAW).await.unwrap();
+            sink.write_at(0, noise(2, 5000)).await.unwrap();
+            if at_once {
+                sink.commit(5000, &proof(5000)).await.unwrap();
+            } else {
+                *begun.lock().unwrap() = Some(sink);
+            }
+        }
+    });
+    let mut sink = store.create(&key(1), 1, OutputFormat::RAW).await.unwrap();
+    sink.write_at(0, noise(1, 5000)).await.unwrap();
+    assert_eq!(refused(sink.commit(5000, &proof(5000)).await), Kind::Conflict);
+    let later = later.lock().unwrap().take();
+    if let Some(later) = later {
+        later.commit(5000, &proof(5000)).await.unwrap();
+    }
+    assert_eq!(read_all(&*again.open(&key(1)).await.unwrap()).await, noise(2, 5000));
+    let left = again.list().await.unwrap();
+    assert!(left.len() == 1 && left[0].published, "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_overtaken_before_the_last_step_does_not_publish() {
+    overtake(false).await;
+    overtake(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleter_that_is_held_up_takes_nothing_from_the_next_attempt() {
+    let options = options().await;
+    let (store, again) = (open(&options).await, open(&options).await);
+    publish(&*store, &key(1), 5000, &[(0, noise(1, 5000))]).await;
+    let other = Arc::clone(&again);
+    at_step(&store, Step::Unprotected, move || {
+        let other = Arc::clone(&other);
+        async move {
+            other.delete(&key(1), 1).await.unwrap();
+            publish_with(&*other, &key(1), 2, 5000, &[(0, noise(2, 5000))]).await;
+        }
+    });
+    assert_eq!(refused(store.delete(&key(1), 1).await), Kind::Conflict);
+    assert_eq!(read_all(&*again.open(&key(1)).await.unwrap()).await, noise(2, 5000));
+    let image = format!("{POOL}/{}/{}@snap", options.namespace.unwrap(), key(1));
+    assert!(cluster().await.rbd(&["info", &image]).unwrap().contains("protected: True"));
+}
+
+/// What is taken apart under a reader reads as zeros.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_image_stays_whole_until_its_last_reader_is_gone() {
+    let options = options().await;
+    let (store, again) = (open(&options).await, open(&options).await);
+    publish(&*store, &key(1), 5000, &[(0, noise(1, 5000))]).await;
+    let reader = store.open(&key(1)).await.unwrap();
+    for _ in 0..2 {
+        again.delete(&key(1), 1).await.unwrap();
+        assert_eq!(again.sweep(Duration::ZERO).await.unwrap(), Vec::<String>::new());
+    }
+    let left = again.list().await.unwrap();
+    assert!(left.len() == 1 && !left[0].published && left[0].key == Some(key(1)), "{left:?}");
+    let image = format!("{POOL}/{}/{}", options.namespace.unwrap(), left[0].name);
+    assert!(cluster().await.rbd(&["snap", "ls", &image]).unwrap().contains("snap"));
+    assert_eq!(read_all(&*reader).await, noise(1, 5000));
+    drop(reader);
+    // The reader's store has closed the image when it answers.
+    store.list().await.unwrap();
+    assert_eq!(again.sweep(Duration::ZERO).await.unwrap(), [left[0].name.clone()]);
+    assert_eq!(again.list().await.unwrap(), vec![]);
+}
