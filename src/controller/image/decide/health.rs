@@ -96,9 +96,13 @@ impl Draft<'_> {
 
     /// What spec asks for is there if some of the stores are enough; what the others wait for is told.
     fn contented(&self, target: Option<i64>) -> Option<Health> {
-        let required = self.seen.wanted.as_ref().is_ok_and(|wanted| wanted.require_all);
-        let there = self.serving().is_some_and(|revision| Some(revision.number) == target);
-        if required || !there || self.lacking.is_empty() {
+        let Ok(wanted) = self.seen.wanted else { return None };
+        let serving = self.serving().filter(|revision| Some(revision.number) == target);
+        // A copy that only waits in a store which is to be left is none of those that were asked for.
+        let there = serving.is_some_and(|revision| {
+            revision.copies().any(|copy| wanted.stores.iter().any(|store| store.name == copy.store))
+        });
+        if wanted.require_all || !there || self.lacking.is_empty() {
             return None;
         }
         let lacking: Vec<_> = self.lacking.iter().map(|(store, why)| format!("not in {store}: {why}")).collect();

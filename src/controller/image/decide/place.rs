@@ -79,7 +79,12 @@ impl Draft<'_> {
         if self.status.attempt.as_ref().is_some_and(|attempt| attempt.node.is_some()) {
             return self.keep_going(number, wanted, all_at_once);
         }
-        let mut stores = if all_at_once { missing.to_vec() } else { self.fillable(number, missing) };
+        let mut stores = if all_at_once {
+            missing.to_vec()
+        } else {
+            self.give_up(number, missing);
+            self.fillable(number, missing)
+        };
         stores.truncate(MOST_STORES);
         if stores.is_empty() || !self.may_begin(number, &stores) {
             return;
@@ -110,6 +115,14 @@ impl Draft<'_> {
         if attempt.revision != number || (attempt.node.is_none() && (afresh || others)) {
             *attempt = Attempt { revision: number, number: tried, stores: names, generation, ..Attempt::default() };
         }
+    }
+
+    /// Removes what attempts may have left where no other takes it over: in stores that are no longer asked for, or given up.
+    fn give_up(&mut self, number: i64, missing: &[&WantedStore]) {
+        let gaps = self.revision(number).map(|revision| revision.gaps.clone()).unwrap_or_default();
+        let given_up = |name: &String| gaps.iter().any(|gap| gap.store == *name && gap.retry_at.is_none());
+        let names = missing.iter().map(|store| store.name.clone()).filter(|name| !given_up(name));
+        self.discard_tried(number, &names.collect::<Vec<_>>());
     }
 
     /// Those of the missing stores that nothing stands in the way of. If there is none, says what does.

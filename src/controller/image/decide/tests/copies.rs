@@ -86,6 +86,9 @@ fn a_store_that_fails_again_and_again_is_tried_ever_less_often_and_for_ever() {
     world.pass(Duration::from_secs(10_000));
     world.renew("n");
     world.step();
+    // What it may have left is removed.
+    world.agent_succeeds("");
+    world.step();
     assert!(world.tasks.is_empty() && locations(&world)[1].2.contains("mend the cause"), "{:?}", locations(&world));
     world.annotate(identity::ANNOTATION_RETRY, "1");
     world.step();
@@ -316,4 +319,37 @@ fn a_new_store_gets_what_shall_be_in_all() {
     world.add_store("b");
     world.step();
     assert_eq!((from(&world), targets(&world)), (vec!["a".to_owned()], vec!["b".to_owned()]));
+}
+
+#[test]
+fn a_copy_in_a_store_that_is_to_be_left_is_not_enough() {
+    let mut world = lenient();
+    world.step();
+    world.edit(|spec| spec.stores = vec!["b".to_owned()]);
+    world.agent_succeeds_but(&["b"], &failure("Refused", false));
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(6));
+        ["n", "m"].iter().for_each(|node| world.renew(node));
+        world.step();
+    }
+    // It serves, and what was asked for is not there, and will not be.
+    assert_eq!((kstatus(&world), world.phase()), ("Failed", ImagePhase::Active), "{:?}", world.status().conditions);
+    assert_eq!(locations(&world)[0].0, "a");
+    assert!(ready(&world).1.contains("store b"), "{:?}", ready(&world));
+}
+
+#[test]
+fn what_a_copy_left_in_a_store_that_is_given_up_is_removed() {
+    let mut world = World::active(&["n", "m"], &["a"]);
+    world.add_store("b");
+    world.share_store("b");
+    world.edit(|spec| spec.stores = vec!["a".to_owned(), "b".to_owned()]);
+    world.step();
+    assert_eq!(targets(&world), ["b"]);
+    // It may have published before it failed; nobody will take that over.
+    world.agent_fails(&failure("Denied", false));
+    world.step();
+    let left = world.status().cleanup;
+    assert_eq!(left.iter().map(|item| item.store.as_str()).collect::<Vec<_>>(), ["b"], "{left:?}");
+    assert_eq!(kstatus(&world), "Failed");
 }
