@@ -22,6 +22,7 @@ mod heartbeat;
 mod import;
 mod listing;
 mod permit;
+mod pool;
 mod probe;
 mod queue;
 mod rate;

@@ -101,7 +101,11 @@ fn late(name: &str) -> Error {
 pub async fn look(stores: Arc<Stores>, subject: Subject) -> Result<Look> {
     let Subject { name, backend, id, .. } = &subject;
     let place = Place { name, backend, id: id.as_deref() };
-    look_at(&*stores.open(place).await?).await
+    let looked = look_at(&*stores.open(place).await?).await;
+    if looked.as_ref().is_err_and(|error| matches!(error.kind(), Kind::Denied | Kind::Unavailable)) {
+        stores.let_go(name);
+    }
+    looked
 }
 
 /// A store without room is read as well as ever, and only removing images makes room again.

@@ -68,7 +68,8 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let end = CancellationToken::new();
     let heart = tokio::spawn(heartbeat.keep(end.clone()));
     let Some(before) = reported_before(&client, &config.node, &stop).await else { return Ok(()) };
-    let stores = Arc::new(Stores::new(config.store_roots.clone()));
+    let secrets = Api::namespaced(client.clone(), &config.namespace);
+    let stores = Arc::new(Stores::new(config.store_roots.clone()).with_secrets(secrets.clone()));
     for report in &before {
         if let Some(id) = &report.id {
             stores.remember(&report.name, report.uid.as_deref(), id);
@@ -81,8 +82,8 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let reach = tokio::spawn(reach.keep());
     tracing::info!(node = config.node, id, "the agent runs");
     let place = Workplace {
-        tasks: Api::namespaced(client.clone(), &config.namespace),
-        secrets: Api::namespaced(client, &config.namespace),
+        tasks: Api::namespaced(client, &config.namespace),
+        secrets,
         id,
         stores,
         pulse,

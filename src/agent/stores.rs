@@ -1,5 +1,7 @@
 //! The node's stores: from what an ImageStore says to something that can be written to.
 //!
+//! Each is opened once. A connection to a cluster that answers no more is let go, and made anew with what its Secret then holds.
+//!
 //! An ImageStore names a path on the node, and who may write ImageStores must not thereby get the agent to write anywhere on it:
 //! paths outside the configured roots are refused, symbolic links included. Which store is to be found there is known from the task,
 //! from the ImageStore or from what this node reported before, so that a volume that is not mounted is noticed and not written past.
@@ -14,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use tokio::sync::OnceCell;
 use vitrine_engine::{
     error::{Error, Kind, Result},
@@ -23,12 +27,13 @@ use vitrine_engine::{
     },
 };
 
-use crate::api::Backend;
+use super::pool;
+use crate::api::{Backend, FilesystemBackend, RbdBackend};
 
 /// Folders that the agent makes are for nobody else on the node.
 const MODE: u32 = 0o700;
 
-type Opened = Arc<OnceCell<FilesystemStore>>;
+type Opened = Arc<OnceCell<Arc<dyn Store>>>;
 
 /// A store as a task or an ImageStore names it.
 #[derive(Clone, Copy, Debug)]
@@ -42,15 +47,16 @@ pub struct Place<'a> {
 }
 
 /// The node's stores, each opened once.
-#[derive(Debug)]
 pub struct Stores {
     roots: Vec<PathBuf>,
+    /// The Secrets in Vitrine's namespace, for back ends that need some.
+    secrets: Option<Api<Secret>>,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
-    opened: BTreeMap<(String, PathBuf), Opened>,
+    opened: BTreeMap<String, (Backend, Opened)>,
     /// Which store is to be found, by name, for those who ask without knowing.
     known: BTreeMap<String, Known>,
 }
@@ -66,7 +72,12 @@ struct Known {
 impl Stores {
     /// Stores below `roots`.
     pub fn new(roots: Vec<PathBuf>) -> Self {
-        Self { roots, state: Mutex::default() }
+        Self { roots, secrets: None, state: Mutex::default() }
+    }
+
+    /// The same, with what back ends that are reached with a key need.
+    pub fn with_secrets(self, secrets: Api<Secret>) -> Self {
+        Self { secrets: Some(secrets), ..self }
     }
 
     /// Takes note of which store was seen on this node for the ImageStore `name` with `uid`.
@@ -80,7 +91,7 @@ impl Stores {
     pub fn forget_all_but(&self, keep: impl Fn(&str, Option<&str>) -> bool) {
         let mut state = self.lock();
         state.known.retain(|name, known| keep(name, known.uid.as_deref()));
-        state.opened.retain(|(name, _), _| keep(name, None));
+        state.opened.retain(|name, _| keep(name, None));
     }
 
     /// The store, made if its folder is empty or does not exist, and nobody knows of one there.
@@ -89,13 +100,24 @@ impl Stores {
     /// `Denied` if the path is outside the roots, `InvalidInput` if the back end is none this version knows or the folder is that of
     /// another ImageStore, `Unavailable` if another store is found there, and what opening says.
     pub async fn open(&self, place: Place<'_>) -> Result<Arc<dyn Store>> {
-        let folder = place.backend.filesystem.as_ref().ok_or_else(|| unknown(place.name))?;
-        let path = PathBuf::from(&folder.path);
         let expected = self.expected(place)?;
-        let cell = self.cell(place.name, &path, expected.as_ref());
-        let first = self.open_first(place.name, path, folder.shared, expected);
-        let store = cell.get_or_try_init(|| first).await?;
-        Ok(Arc::new(store.clone()))
+        let cell = self.cell(place, expected.as_ref());
+        let store = cell.get_or_try_init(|| async move {
+            match place.backend {
+                Backend { filesystem: Some(folder), .. } => self.open_folder(place.name, folder, expected).await,
+                Backend { rbd: Some(pool), .. } => self.open_pool(place.name, pool, expected).await,
+                Backend { filesystem: None, rbd: None } => Err(unknown(place.name)),
+            }
+        });
+        store.await.cloned()
+    }
+
+    /// Lets a connection go, so that the next who asks makes it anew; what is used already goes on. Folders stay as they are.
+    pub fn let_go(&self, name: &str) {
+        let mut state = self.lock();
+        if state.opened.get(name).is_some_and(|(backend, _)| backend.rbd.is_some()) {
+            state.opened.remove(name);
+        }
     }
 
     /// The store, or nothing if its folder does not exist and nobody knows of one there: then there is nothing in it either.
@@ -103,7 +125,7 @@ impl Stores {
     /// # Errors
     /// As `open`.
     pub async fn open_existing(&self, place: Place<'_>) -> Result<Option<Arc<dyn Store>>> {
-        let folder = place.backend.filesystem.as_ref().ok_or_else(|| unknown(place.name))?;
+        let Some(folder) = &place.backend.filesystem else { return self.open(place).await.map(Some) };
         let (name, path, roots) = (place.name.to_owned(), PathBuf::from(&folder.path), self.roots.clone());
         let unseen = self.expected(place)?.is_none();
         let absent = blocking(move || {
@@ -127,27 +149,48 @@ impl Stores {
     }
 
     /// Where the store is or will be. One that was opened and is not the `expected` one is let go, and looked for anew.
-    fn cell(&self, name: &str, path: &Path, expected: Option<&StoreId>) -> Opened {
+    fn cell(&self, place: Place<'_>, expected: Option<&StoreId>) -> Opened {
         let mut state = self.lock();
-        let cell = state.opened.entry((name.to_owned(), path.to_owned())).or_default();
-        let other = |store: &FilesystemStore| expected.is_some_and(|expected| expected != store.id());
-        if cell.get().is_some_and(other) {
-            *cell = Opened::default();
+        let anew = || (place.backend.clone(), Opened::default());
+        let (backend, cell) = state.opened.entry(place.name.to_owned()).or_insert_with(anew);
+        let other = |store: &Arc<dyn Store>| expected.is_some_and(|expected| store.id() != Some(expected.to_string()));
+        if backend != place.backend || cell.get().is_some_and(other) {
+            (*backend, *cell) = anew();
         }
         cell.clone()
     }
 
-    async fn open_first(
+    async fn open_pool(&self, name: &str, pool: &RbdBackend, expected: Option<StoreId>) -> Result<Arc<dyn Store>> {
+        let missing =
+            || Error::new(Kind::Internal, format!("store {name}: nobody told where Secrets are; report this"));
+        let store = pool::open(self.secrets.as_ref().ok_or_else(missing)?, name, pool).await?;
+        let id = store.id().as_deref().and_then(StoreId::parse);
+        if let (Some(expected), Some(id)) = (&expected, &id)
+            && expected != id
+        {
+            let message = format!(
+                "store {name}: pool {} is there, and it is not the one that was used before: {id} instead of {expected}; is it \
+                 another cluster? Correct the monitors, or make a new ImageStore",
+                pool.pool
+            );
+            return Err(Error::new(Kind::Unavailable, message));
+        }
+        if let Some(id) = &id {
+            self.claim(name, id)?;
+        }
+        Ok(Arc::new(store))
+    }
+
+    async fn open_folder(
         &self,
         name: &str,
-        path: PathBuf,
-        shared: bool,
+        folder: &FilesystemBackend,
         expected: Option<StoreId>,
-    ) -> Result<FilesystemStore> {
-        let (name_, roots) = (name.to_owned(), self.roots.clone());
+    ) -> Result<Arc<dyn Store>> {
+        let (name_, path, roots) = (name.to_owned(), PathBuf::from(&folder.path), self.roots.clone());
         let store = blocking(move || open_folder(&name_, &path, &roots, expected)).await?;
         self.claim(name, store.id())?;
-        if !shared {
+        if !folder.shared {
             // Nobody but this agent writes here, and it has not begun: what is unfinished was left by one that was killed.
             match store.sweep(Duration::ZERO).await {
                 Ok(swept) if swept.is_empty() => {}
@@ -155,7 +198,7 @@ impl Stores {
                 Err(error) => tracing::warn!(store = name, %error, "what a killed agent had left stays behind"),
             }
         }
-        Ok(store)
+        Ok(Arc::new(store))
     }
 
     /// Takes the store `id` for the ImageStore `name`, if it is no other's: links and mounts lead to one folder by several paths, and
@@ -164,8 +207,8 @@ impl Stores {
         let mut state = self.lock();
         if let Some((other, _)) = state.known.iter().find(|(other, known)| *other != name && known.id == *id) {
             let message = format!(
-                "store {name}: its folder is that of ImageStore {other} (store {id}), by another path; make an ImageStore with a \
-                 folder of its own instead of this one"
+                "store {name}: its folder or pool is that of ImageStore {other} (store {id}), by another path; make an ImageStore \
+                 with a folder, pool or namespace of its own instead of this one"
             );
             return Err(Error::new(Kind::InvalidInput, message));
         }

@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::source::is_false;
+use super::source::{SecretRef, is_false};
 
 /// How a back end's own mark looks.
 pub(super) const STORE_ID_PATTERN: &str = "^[0-9a-f]{32}$";
@@ -18,12 +18,16 @@ pub struct Backend {
     /// A folder on the agents' nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<FilesystemBackend>,
+    /// A pool of a Ceph cluster: every image is an RBD image with a protected snapshot `snap`, as Cinder and ceph-csi clone from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rbd: Option<RbdBackend>,
 }
 
 impl Backend {
     /// Its name in spec; `None` if it is of a kind that this version does not know.
     pub fn kind(&self) -> Option<&'static str> {
-        self.filesystem.as_ref().map(|_| "filesystem")
+        let filesystem = self.filesystem.as_ref().map(|_| "filesystem");
+        filesystem.or_else(|| self.rbd.as_ref().map(|_| "rbd"))
     }
 
     /// Whether each node has such a store for itself, so that a copy in it can be read on one node only.
@@ -52,8 +56,48 @@ pub struct FilesystemBackend {
     pub shared: bool,
 }
 
+/// A pool of a Ceph cluster. Pool and namespace cannot be changed: what is kept would be somewhere else from one moment to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RbdBackend {
+    /// Addresses of the monitors: `10.0.0.1`, `mon.example:6789` or `[v2:10.0.0.1:3300,v1:10.0.0.1:6789]`. Left out if the Secret has a
+    /// `ceph.conf`, which names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9.:,\[\]-]+$")))]
+    pub monitors: Vec<String>,
+    /// The pool.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_.-]+$"))]
+    pub pool: String,
+    /// The RADOS namespace in it, which must exist. Absent means the pool's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_.-]+$"))]
+    pub namespace: Option<String>,
+    /// The pool that keeps the data of images stored from now on, if it is another one, such as an erasure-coded one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_.-]+$"))]
+    pub data_pool: Option<String>,
+    /// A Secret in Vitrine's own namespace, with the keys that ceph-csi knows: `userID`, without `client.`, and `userKey`. A key
+    /// `ceph.conf` holds the cluster's configuration, if `monitors` is left out.
+    pub secret_ref: SecretRef,
+    /// Size of the RADOS objects of images stored from now on, in bytes, a power of two. Absent means Ceph's own, 4 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 4096, max = 33_554_432))]
+    #[x_kube(validation = Rule::new("self in [4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576, 2097152, 4194304, 8388608, 16777216, 33554432]")
+        .message("the object size must be a power of two from 4096 to 33554432 (32 MiB)"))]
+    pub object_size: Option<i64>,
+    /// Make clones independent of an image that is to be removed. Else removing it waits until its clones are gone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub flatten_clones: bool,
+}
+
 impl From<FilesystemBackend> for Backend {
     fn from(folder: FilesystemBackend) -> Self {
-        Self { filesystem: Some(folder) }
+        Self { filesystem: Some(folder), ..Self::default() }
+    }
+}
+
+impl From<RbdBackend> for Backend {
+    fn from(pool: RbdBackend) -> Self {
+        Self { rbd: Some(pool), ..Self::default() }
     }
 }

@@ -57,7 +57,15 @@ use super::{
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.filesystem)].filter(x, x).size() == 1").message("name exactly one back end: filesystem"))]
+#[x_kube(validation = Rule::new("[has(self.filesystem), has(self.rbd)].filter(x, x).size() == 1")
+    .message("name exactly one back end: filesystem or rbd"))]
+#[x_kube(validation = Rule::new("has(self.filesystem) == has(oldSelf.filesystem) && has(self.rbd) == has(oldSelf.rbd)")
+    .message("the back end of a store cannot be changed, for its images would not move: make a new ImageStore"))]
+// `namespace` is a word of CEL's own, and written like this where it names a field.
+#[x_kube(validation = Rule::new(
+    "!has(self.rbd) || !has(oldSelf.rbd) || (self.rbd.pool == oldSelf.rbd.pool && has(self.rbd.__namespace__) == has(oldSelf.rbd.__namespace__) \
+     && (!has(self.rbd.__namespace__) || self.rbd.__namespace__ == oldSelf.rbd.__namespace__))")
+    .message("pool and namespace of a store cannot be changed, for its images would not move: make a new ImageStore"))]
 #[x_kube(validation = Rule::new("!has(self.filesystem) || !has(oldSelf.filesystem) || self.filesystem.path == oldSelf.filesystem.path")
     .message("the path of a store cannot be changed, for its images would not move: make a new ImageStore"))]
 #[x_kube(validation = Rule::new(

@@ -249,7 +249,9 @@ fn writable(seen: &Observed<'_>, reach: &Reach<'_>) -> (&'static str, &'static s
 }
 
 fn full(store: &ImageStore, reach: &Reach<'_>) -> String {
-    let path = store.spec.backend.filesystem.as_ref().map_or("its back end", |backend| backend.path.as_str());
+    let backend = &store.spec.backend;
+    let folder = backend.filesystem.as_ref().map(|folder| folder.path.as_str());
+    let path = folder.or_else(|| Some(backend.rbd.as_ref()?.pool.as_str())).unwrap_or("its back end");
     let nodes = reach.ready.iter().take(NAMED_NODES).map(|(node, _)| *node).collect::<Vec<_>>().join(", ");
     let more = reach.ready.len().saturating_sub(NAMED_NODES);
     let rest = if more == 0 { String::new() } else { format!(" and {more} more") };

@@ -5,5 +5,6 @@ mod copies;
 mod kills;
 mod life;
 mod lost;
+mod pools;
 mod several;
 mod site;

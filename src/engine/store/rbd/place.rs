@@ -160,9 +160,10 @@ impl Place {
         format!("rbd://{}/{}/{image}/{}", self.fsid, self.spec(), super::layout::SNAPSHOT)
     }
 
-    /// Which pool of which cluster it is.
+    /// Which pool of which cluster it is: a digest of their names, 32 hexadecimal digits as the ids of other stores.
     pub(super) fn id(&self) -> String {
-        format!("{}/{}", self.fsid, self.spec())
+        let digest = blake3::hash(format!("{}/{}", self.fsid, self.spec()).as_bytes());
+        hex::encode(digest.as_bytes().get(..16).unwrap_or_default())
     }
 
     /// The error for `errno` while `doing`, which names the image.

@@ -1,0 +1,112 @@
+//! A pool of a Ceph cluster as a store: from what an ImageStore and its Secret say to a connection.
+//!
+//! Knows the names of the Secret's keys, which are ceph-csi's. What it reads there is shown nowhere.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use vitrine_engine::{
+    error::{Error, Kind, Result},
+    store::rbd::{RbdCluster, RbdOptions, RbdStore},
+};
+
+use super::request::{self, RequestError};
+use crate::api::RbdBackend;
+
+const USER: &str = "userID";
+const KEY: &str = "userKey";
+const CONFIG: &str = "ceph.conf";
+
+/// Connects to the pool of the ImageStore `name`.
+///
+/// # Errors
+/// `Unavailable` if the Secret cannot be read or lacks something, or the cluster cannot be reached, and what else opening says.
+pub async fn open(secrets: &Api<Secret>, name: &str, backend: &RbdBackend) -> Result<RbdStore> {
+    let secret = match request::once(secrets.get(&backend.secret_ref.name)).await {
+        Ok(secret) => secret,
+        Err(RequestError::NotFound) => return Err(lacking(name, backend, "is not there")),
+        Err(error) => return Err(lacking(name, backend, &format!("cannot be read ({error})"))),
+    };
+    let (name, options) = (name.to_owned(), options(name, backend, &secret)?);
+    tokio::task::spawn_blocking(move || RbdStore::open(&name, &options))
+        .await
+        .unwrap_or_else(|e| Err(Error::with_source(Kind::Internal, "opening a store did not end", e)))
+}
+
+fn options(name: &str, backend: &RbdBackend, secret: &Secret) -> Result<RbdOptions> {
+    let data = secret.data.as_ref();
+    let text = |key: &str| {
+        let bytes = data.and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice()).unwrap_or_default();
+        let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or_default();
+        if text.is_empty() { Err(lacking(name, backend, &format!("has no text in its key {key}"))) } else { Ok(text) }
+    };
+    let cluster = if backend.monitors.is_empty() {
+        RbdCluster::Config(text(CONFIG)?.to_owned())
+    } else {
+        RbdCluster::Monitors(backend.monitors.join(","))
+    };
+    let user = text(USER)?;
+    let user = user.strip_prefix("client.").unwrap_or(user);
+    Ok(RbdOptions {
+        namespace: backend.namespace.clone(),
+        data_pool: backend.data_pool.clone(),
+        object_order: backend.object_size.and_then(|size| u8::try_from(size.trailing_zeros()).ok()),
+        flatten_clones: backend.flatten_clones,
+        ..RbdOptions::new(cluster, user, text(KEY)?, &backend.pool)
+    })
+}
+
+fn lacking(name: &str, backend: &RbdBackend, what: &str) -> Error {
+    let (secret, pool) = (&backend.secret_ref.name, &backend.pool);
+    let message = format!(
+        "store {name}, pool {pool}: Secret {secret} {what}: it belongs into Vitrine's own namespace, with {USER} and {KEY}, and with \
+         {CONFIG} if the store names no monitors"
+    );
+    Error::new(Kind::Unavailable, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+
+    use super::*;
+
+    fn secret(entries: &[(&str, &str)]) -> Secret {
+        let data = entries.iter().map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec())));
+        Secret { data: Some(data.collect()), ..Secret::default() }
+    }
+
+    fn backend() -> RbdBackend {
+        RbdBackend {
+            monitors: vec!["10.0.0.1".to_owned(), "10.0.0.2:6789".to_owned()],
+            pool: "images".to_owned(),
+            object_size: Some(8 << 20),
+            ..RbdBackend::default()
+        }
+    }
+
+    #[test]
+    fn a_secret_as_ceph_csi_has_it_is_enough() {
+        let made = options("s", &backend(), &secret(&[(USER, "client.glance\n"), (KEY, "AQ==\n")])).unwrap();
+        assert!(made.cluster == RbdCluster::Monitors("10.0.0.1,10.0.0.2:6789".to_owned()));
+        assert_eq!((made.user.as_str(), made.key.as_str(), made.object_order), ("glance", "AQ==", Some(23)));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_nothing_else_shown() {
+        let without = RbdBackend { monitors: Vec::new(), ..backend() };
+        for (backend, entries, missing) in [
+            (backend(), vec![(USER, "glance"), (KEY, " ")], KEY),
+            (backend(), vec![(KEY, "hidden")], USER),
+            (without.clone(), vec![(USER, "glance"), (KEY, "hidden")], CONFIG),
+        ] {
+            let error = options("s", &backend, &secret(&entries)).err().unwrap();
+            let text = error.to_string();
+            assert!(text.contains(&format!("key {missing}")) && !text.contains("hidden"), "{text}");
+            assert_eq!(error.kind(), Kind::Unavailable);
+        }
+        let entries = [(USER, "glance"), (KEY, "x"), (CONFIG, "[global]")];
+        assert!(
+            options("s", &without, &secret(&entries)).unwrap().cluster == RbdCluster::Config("[global]".to_owned())
+        );
+    }
+}
