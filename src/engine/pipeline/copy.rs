@@ -12,7 +12,7 @@ use super::{
     Imported, Output, Permit, Progress, Published, Stage, Target, Transfer, Transferred,
     deliver::WrittenFile,
     import::imported,
-    publish::{Placing, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
+    publish::{Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
     stored::{self, Copies, Opened, are_alike, move_stored},
     transfer::BUFFERS,
     verify::{Verdict, is_rot, verify_opened},
@@ -242,7 +242,7 @@ async fn conclude(
 ) -> Result<Imported> {
     let sinks = join_sinks(files, false, &mut published).await?;
     progress.enter(Stage::Publishing);
-    let verified = match approve(job, evidence(image, manifest), &mut published, cancel).await {
+    let verified = match approve(&job.placing(), evidence(image, manifest), &mut published, cancel).await {
         Ok(verified) => verified,
         Err(error) => {
             remove_all(sinks).await;
@@ -251,20 +251,6 @@ async fn conclude(
     };
     publish(sinks, &verified, false, &mut published).await?;
     Ok(imported(&verified, published))
-}
-
-async fn approve(
-    job: &Copy,
-    evidence: Evidence,
-    published: &mut [Published],
-    cancel: &CancellationToken,
-) -> Result<Verified> {
-    let verified = Verified::try_from(evidence)?;
-    if let Some(permit) = &job.permit {
-        permit.permit().await?;
-    }
-    remove_differing(&job.placing(), verified.content_digest(), published, cancel).await?;
-    Ok(verified)
 }
 
 /// What is known of the source of an object goes with it.

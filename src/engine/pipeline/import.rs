@@ -10,7 +10,7 @@ use super::{
     Output, Progress, Stage, Transfer,
     deliver::WrittenFile,
     intake::{Intake, check_length},
-    publish::{Placing, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
+    publish::{Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
     transfer::BUFFERS,
 };
 use crate::{
@@ -261,7 +261,7 @@ async fn attempt_with(
     let (files, evidence) = receive(job, keep, opened, outputs, progress, cancel.child_token()).await?;
     let sinks = join_sinks(files, job.require_all, &mut published).await?;
     progress.enter(Stage::Publishing);
-    let verified = match verify(job, evidence, &mut published, cancel).await {
+    let verified = match approve(&job.placing(), evidence, &mut published, cancel).await {
         Ok(verified) => verified,
         Err(error) => {
             remove_all(sinks).await;
@@ -298,19 +298,4 @@ async fn receive(
         Ok(done) => Ok(done),
         Err(failed) => Err(failed.settle().await),
     }
-}
-
-/// The three conditions for publishing: the bytes are right, the work is still ours, and what is published already is the same.
-async fn verify(
-    job: &Import,
-    evidence: Evidence,
-    published: &mut [Published],
-    cancel: &CancellationToken,
-) -> Result<Verified> {
-    let verified = Verified::try_from(evidence)?;
-    if let Some(permit) = &job.permit {
-        permit.permit().await?;
-    }
-    remove_differing(&job.placing(), verified.content_digest(), published, cancel).await?;
-    Ok(verified)
 }

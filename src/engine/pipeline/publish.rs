@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     format,
-    model::{Digest, ObjectKey, OutputFormat, Verified},
+    model::{Digest, Evidence, ObjectKey, OutputFormat, Verified},
     store::{ObjectStat, Sink, answer, answer_within},
 };
 
@@ -124,6 +124,24 @@ pub async fn join_sinks(
             Err(error)
         }
     }
+}
+
+/// The three conditions for publishing: the bytes are right, the work is still ours, and what is published already is the same.
+///
+/// # Errors
+/// The condition that does not hold.
+pub async fn approve(
+    job: &Placing<'_>,
+    evidence: Evidence,
+    published: &mut [Published],
+    cancel: &CancellationToken,
+) -> Result<Verified> {
+    let verified = Verified::try_from(evidence)?;
+    if let Some(permit) = job.permit {
+        permit.permit().await?;
+    }
+    remove_differing(job, verified.content_digest(), published, cancel).await?;
+    Ok(verified)
 }
 
 /// Makes sure that what earlier attempts published is what came now: the source may have been replaced since. What differs is

@@ -216,13 +216,22 @@ fn with_digests(manifest: &[u8], known: &[(&str, Bytes)]) -> Bytes {
 
 /// A tar archive with these members.
 pub(crate) fn archive(members: &[(&str, Bytes)]) -> Bytes {
+    let entries = members.iter().map(|(name, content)| (b'0', name.as_bytes(), &b""[..], content.as_ref()));
+    tar_of(entries)
+}
+
+/// A tar archive with entries of this typeflag, name, target and content. Of longer names the beginning.
+pub(crate) fn tar_of<'a>(entries: impl Iterator<Item = (u8, &'a [u8], &'a [u8], &'a [u8])>) -> Bytes {
     let mut bytes = Vec::new();
-    for (name, content) in members {
+    for (typeflag, name, link, content) in entries {
         let mut header = [0; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
+        for (at, text) in [(0, name), (157, link)] {
+            let length = text.len().min(100);
+            header[at..at + length].copy_from_slice(&text[..length]);
+        }
         header[100..108].copy_from_slice(b"0000644\0");
         header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
-        header[156] = b'0';
+        header[156] = typeflag;
         header[257..265].copy_from_slice(b"ustar\x0000");
         mend::tar(&mut header);
         bytes.extend_from_slice(&header);

@@ -15,10 +15,7 @@ use vitrine_engine::{
     verify::DigestSet,
 };
 
-use crate::{
-    container::{archive, check},
-    mend,
-};
+use crate::container::{archive, check, tar_of};
 
 const OCI: u8 = 1;
 const DECLARED: u8 = 2;
@@ -37,29 +34,12 @@ pub fn docker(data: &[u8]) -> bool {
 }
 
 fn layer(entries: &[u8]) -> Bytes {
-    let mut bytes = Vec::new();
-    for entry in entries.split(|byte| *byte == 0xfe).filter(|entry| !entry.is_empty()) {
+    let entries = entries.split(|byte| *byte == 0xfe).filter(|entry| !entry.is_empty());
+    tar_of(entries.map(|entry| {
         let mut parts = entry[1..].splitn(3, |byte| *byte == 0);
-        let (name, link) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let content = parts.next().unwrap_or_default();
-        let mut header = [0; 512];
-        let put = |header: &mut [u8], at: usize, text: &[u8]| {
-            let length = text.len().min(100);
-            header[at..at + length].copy_from_slice(&text[..length]);
-        };
-        put(&mut header, 0, name);
-        put(&mut header, 157, link);
-        header[100..108].copy_from_slice(b"0000644\0");
-        header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
-        header[156] = entry[0];
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        mend::tar(&mut header);
-        bytes.extend_from_slice(&header);
-        bytes.extend_from_slice(content);
-        bytes.resize(bytes.len().next_multiple_of(512), 0);
-    }
-    bytes.resize(bytes.len() + 1024, 0);
-    bytes.into()
+        let mut part = || parts.next().unwrap_or_default();
+        (entry[0], part(), part(), part())
+    }))
 }
 
 /// What is known of a blob: the letter that stands for it, its digest in hexadecimal, its length.

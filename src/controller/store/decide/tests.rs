@@ -98,6 +98,22 @@ fn deletion_waits_for_images_and_names_them() {
     );
 }
 
+/// What is decided of `store`, which an agent reaches, while there is an `other` one.
+fn look_beside(store: &ImageStore, other: ImageStore) -> Decision {
+    let mut agents = fleet(&["a"]);
+    agents.observe_reports("a", Some(&[report(true, 1)]));
+    let stores = [Arc::new(other), Arc::new(store.clone())];
+    decide(&Observed {
+        store,
+        stores: &stores,
+        users: &[],
+        orphans: None,
+        fleet: &agents,
+        now: Timestamp::now(),
+        at: Instant::now(),
+    })
+}
+
 #[test]
 fn of_two_defaults_the_newer_says_so() {
     let [mut old, mut new] = [testing::store("old"), testing::store("fast")];
@@ -105,19 +121,7 @@ fn of_two_defaults_the_newer_says_so() {
         store.spec.default = true;
         store.metadata.creation_timestamp = Timestamp::from_second(seconds).ok().map(Into::into);
     }
-    let mut agents = fleet(&["a"]);
-    agents.observe_reports("a", Some(&[report(true, 1)]));
-    let stores = [Arc::new(old), Arc::new(new.clone())];
-    let now = Timestamp::now();
-    let decision = decide(&Observed {
-        store: &new,
-        stores: &stores,
-        users: &[],
-        orphans: None,
-        fleet: &agents,
-        now,
-        at: Instant::now(),
-    });
+    let decision = look_beside(&new, old);
     assert!(!decision.status.default);
     assert!(ready(&decision).2.contains("ImageStore old says so too and is older"));
 }
@@ -171,19 +175,7 @@ fn a_store_in_the_folder_of_another_is_stalled() {
     for (store, seconds) in [(&mut old, 100), (&mut new, 200)] {
         store.metadata.creation_timestamp = Timestamp::from_second(seconds).ok().map(Into::into);
     }
-    let mut agents = fleet(&["a"]);
-    agents.observe_reports("a", Some(&[report(true, 1)]));
-    let stores = [Arc::new(old), Arc::new(new.clone())];
-    let now = Timestamp::now();
-    let decision = decide(&Observed {
-        store: &new,
-        stores: &stores,
-        users: &[],
-        orphans: None,
-        fleet: &agents,
-        now,
-        at: Instant::now(),
-    });
+    let decision = look_beside(&new, old);
     let stalled = find(&decision.status.conditions, types::STALLED).unwrap();
     assert_eq!(stalled.reason, reasons::INVALID_CONFIGURATION);
     assert!(stalled.message.contains("is the folder of ImageStore old"), "{}", stalled.message);
