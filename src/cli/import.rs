@@ -9,8 +9,9 @@ use vitrine_engine::{
     model::{ContainerFormat, Digest, DiskFormat, ObjectKey, Properties},
     pipeline::{self, Imported, Progress, Target},
     store::{
-        Store as _,
+        Store,
         filesystem::{FilesystemOptions, FilesystemStore},
+        rbd::RbdStore,
     },
 };
 
@@ -20,6 +21,7 @@ use super::{
     input::{Fetching, Input},
     inspect::property_rows,
     output::{Output, Rows, size},
+    pool::Ceph,
     progress::Shown,
     work::{self, interruption, workers},
 };
@@ -30,8 +32,8 @@ use super::{
 pub struct Import {
     /// A file, an http or https URL, or - for standard input
     source: String,
-    /// Folder of a filesystem store; an empty one becomes a store
-    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    /// Folder of a filesystem store, of which an empty one becomes a store; or `rbd:POOL[/NAMESPACE]`, a pool of a Ceph cluster
+    #[arg(long, value_name = "FOLDER|rbd:POOL", value_hint = ValueHint::DirPath)]
     store: PathBuf,
     /// Name of the object in the store: lower-case letters, digits and `-` [default: a random one]
     #[arg(long)]
@@ -57,6 +59,8 @@ pub struct Import {
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
+    ceph: Ceph,
+    #[command(flatten)]
     fetching: Fetching,
     #[command(flatten)]
     bounds: Bounds,
@@ -70,10 +74,10 @@ impl Import {
 
     async fn import(&self) -> Result<ExitCode> {
         let output = self.form.checked()?;
-        let store = FilesystemStore::open("filesystem", &self.store, &FilesystemOptions::default())?;
+        let store = self.store()?;
         let key = self.key()?;
         if self.name.is_some() {
-            check_free(&store, &key).await?;
+            check_free(&*store, &key).await?;
         }
         let job = pipeline::Import {
             source: Input::parse(&self.source)?.source(&self.fetching, !self.checksums.is_empty())?,
@@ -83,7 +87,7 @@ impl Import {
             checksums: self.checksums.clone(),
             key,
             attempt: 1,
-            targets: vec![Target { store: Arc::new(store), output }],
+            targets: vec![Target { store, output }],
             require_all: true,
             permit: None,
             limits: self.bounds.limits(),
@@ -100,6 +104,14 @@ impl Import {
         Ok(ExitCode::SUCCESS)
     }
 
+    fn store(&self) -> Result<Arc<dyn Store>> {
+        match self.store.to_str().and_then(|store| store.strip_prefix("rbd:")) {
+            // Connecting blocks, and nothing else is under way yet.
+            Some(pool) => Ok(Arc::new(RbdStore::open("rbd", &self.ceph.options(pool)?)?)),
+            None => Ok(Arc::new(FilesystemStore::open("filesystem", &self.store, &FilesystemOptions::default())?)),
+        }
+    }
+
     fn key(&self) -> Result<ObjectKey> {
         match &self.name {
             None => key(),
@@ -112,7 +124,7 @@ impl Import {
 }
 
 /// An agent adopts what an earlier attempt published; a person who names an object that is there means another one.
-async fn check_free(store: &FilesystemStore, key: &ObjectKey) -> Result<()> {
+async fn check_free(store: &dyn Store, key: &ObjectKey) -> Result<()> {
     match store.stat(key).await {
         Ok(stat) => {
             let message = format!("{} is there already: choose another --name, or leave it out", stat.url);

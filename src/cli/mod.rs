@@ -13,6 +13,7 @@ mod input;
 mod inspect;
 mod operator;
 mod output;
+mod pool;
 mod progress;
 mod work;
 

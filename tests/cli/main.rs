@@ -14,4 +14,5 @@ mod inspect;
 mod memory;
 mod once;
 mod pipe;
+mod pool;
 mod program;
