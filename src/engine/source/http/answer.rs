@@ -217,10 +217,12 @@ pub(super) fn check_encoding(what: &str, path: &str, headers: &HeaderMap) -> Res
     Err(Fault::last(Kind::InvalidInput, message))
 }
 
-/// Whether the answer is a web page by its own word and by its first byte: a login form or an error page, not an image.
+/// Whether the answer is a web page by its own word and by its first bytes: a login form or an error page, not an image. Servers that
+/// know no type say `text/html` of anything, and a VDI begins with `<<<`: markup has a name, `!` or `?` behind its first bracket.
 pub(super) fn is_web_page(headers: &HeaderMap, first: &[u8]) -> bool {
     let html = headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().to_ascii_lowercase().starts_with(b"text/html"));
-    html && first.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'<')
+    let mut bytes = first.iter().skip_while(|b| b.is_ascii_whitespace());
+    html && bytes.next() == Some(&b'<') && bytes.next().is_none_or(|b| b.is_ascii_alphabetic() || matches!(b, b'!' | b'?'))
 }
 
 #[cfg(test)]
@@ -341,7 +343,9 @@ mod tests {
     fn a_web_page_is_told_by_type_and_content() {
         let html = headers(&[("content-type", "text/html; charset=utf-8")]);
         assert!(is_web_page(&html, b"\n <!DOCTYPE html>"));
+        assert!(is_web_page(&html, b"<html>") && is_web_page(&html, b"<?xml"));
         assert!(!is_web_page(&html, b"QFI\xfb"));
+        assert!(!is_web_page(&html, b"<<< Oracle VM VirtualBox Disk Image >>>\n"));
         assert!(!is_web_page(&HeaderMap::new(), b"<html>"));
     }
 }
