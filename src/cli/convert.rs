@@ -146,7 +146,14 @@ impl Convert {
         if let (Input::File(path), true) = (input, self.checksums.is_empty() && self.container_format.is_none())
             && pipeline::is_plain(path)?
         {
-            let job = self.direct(path, target);
+            let job = ConvertJob {
+                path: path.clone(),
+                disk_format: self.format,
+                target,
+                key: key()?,
+                limits: self.bounds.limits(),
+                workers: workers(),
+            };
             return pipeline::convert(job, progress, &cancel).await;
         }
         let job = Import {
@@ -165,16 +172,6 @@ impl Convert {
             workers: workers(),
         };
         pipeline::import(&job, progress, &cancel).await
-    }
-
-    fn direct(&self, path: &Path, target: Target) -> ConvertJob {
-        ConvertJob {
-            path: path.to_owned(),
-            disk_format: self.format,
-            target,
-            limits: self.bounds.limits(),
-            workers: workers(),
-        }
     }
 }
 

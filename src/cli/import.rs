@@ -7,7 +7,7 @@ use serde::Serialize;
 use vitrine_engine::{
     error::{Error, Kind, Result},
     model::{ContainerFormat, Digest, DiskFormat, ObjectKey, Properties},
-    pipeline::{self, Imported, Progress, Target},
+    pipeline::{self, ConvertJob, Imported, Progress, Target},
     store::{
         Store,
         filesystem::{FilesystemOptions, FilesystemStore},
@@ -52,6 +52,9 @@ pub struct Import {
     /// What the source's bytes must hash to, as algorithm:hex; may be given several times
     #[arg(long = "checksum", value_name = "DIGEST")]
     checksums: Vec<Digest>,
+    /// Of a local file with nothing around its disk, compute only the digest of what a guest sees: holes are not even read then
+    #[arg(long, conflicts_with_all = ["checksums", "container_disk"])]
+    content_digest_only: bool,
     /// Show no progress and no result
     #[arg(short, long)]
     quiet: bool,
@@ -79,29 +82,60 @@ impl Import {
         if self.name.is_some() {
             check_free(&*store, &key).await?;
         }
+        let progress = Arc::new(Progress::default());
+        let shown = Shown::start(&progress, self.quiet);
+        let imported = self.import_as(key, Target { store, output }, &progress).await?;
+        drop(shown);
+        if !self.quiet {
+            self.output.print(&Outcome::new(&imported)?)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn import_as(&self, key: ObjectKey, target: Target, progress: &Arc<Progress>) -> Result<Imported> {
+        let input = Input::parse(&self.source)?;
+        if self.content_digest_only {
+            let job = self.direct(&input, key, target)?;
+            return pipeline::convert(job, progress, &interruption()?).await;
+        }
         let job = pipeline::Import {
-            source: Input::parse(&self.source)?.source(&self.fetching, !self.checksums.is_empty())?,
+            source: input.source(&self.fetching, !self.checksums.is_empty())?,
             disk_format: self.format,
             container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
             key,
             attempt: 1,
-            targets: vec![Target { store, output }],
+            targets: vec![target],
             require_all: true,
             permit: None,
             limits: self.bounds.limits(),
             scratch: std::env::temp_dir(),
             workers: workers(),
         };
-        let progress = Arc::new(Progress::default());
-        let shown = Shown::start(&progress, self.quiet);
-        let imported = pipeline::import(&job, &progress, &interruption()?).await?;
-        drop(shown);
-        if !self.quiet {
-            self.output.print(&Outcome::new(&imported)?)?;
+        pipeline::import(&job, progress, &interruption()?).await
+    }
+
+    /// The job that reads a file only where it has data.
+    fn direct(&self, input: &Input, key: ObjectKey, target: Target) -> Result<ConvertJob> {
+        let bare = self.container_format.is_none_or(|format| format == ContainerFormat::Bare);
+        match input {
+            Input::File(path) if bare && pipeline::is_plain(path)? => Ok(ConvertJob {
+                path: path.clone(),
+                disk_format: self.format,
+                target,
+                key,
+                limits: self.bounds.limits(),
+                workers: workers(),
+            }),
+            _ => {
+                let message = format!(
+                    "{} has to be read from end to end: --content-digest-only is for local files with nothing around their disk",
+                    self.source
+                );
+                Err(Error::new(Kind::InvalidInput, message))
+            }
         }
-        Ok(ExitCode::SUCCESS)
     }
 
     fn store(&self) -> Result<Arc<dyn Store>> {

@@ -28,6 +28,37 @@ fn a_url_becomes_a_verified_object() {
 }
 
 #[test]
+fn a_local_file_is_imported_without_a_digest_of_its_bytes_if_that_is_asked_for() {
+    let store = tempfile::tempdir().unwrap();
+    let folder = store.path().to_str().unwrap();
+    let path = debian("zlib.qcow2");
+    let import = |source: &str, more: &[&str]| {
+        run(["import", source, "--store", folder, "--content-digest-only", "-o", "json"].iter().chain(more))
+    };
+    let outcome = import(path.to_str().unwrap(), &["--name", "debian"]).expect(0).json();
+    let content = run(["checksum", "--content", path.to_str().unwrap()]).expect(0).stdout;
+    assert_eq!(outcome["digests"].as_array().map(Vec::len), Some(0), "{outcome}");
+    assert!(
+        content.contains(outcome["contentDigest"].as_str().unwrap().rsplit(':').next().unwrap()),
+        "{content}: {outcome}"
+    );
+    assert_same_disk(&store.path().join("debian-r1/data"), "raw", &path, "qcow2");
+
+    let server = FaultServer::start().unwrap();
+    server.put("/disk", Route::file(&path).unwrap());
+    for source in [server.url("/disk"), debian("disk.raw.gz").to_str().unwrap().to_owned()] {
+        let refused = import(&source, &[]).expect(1);
+        assert!(refused.stderr.contains(&source) && refused.stderr.contains("from end to end"), "{}", refused.stderr);
+    }
+    assert_eq!(
+        names(store.path()).iter().filter(|name| !name.starts_with('.')).count(),
+        1,
+        "{:?}",
+        names(store.path())
+    );
+}
+
+#[test]
 fn an_unmarked_end_needs_a_checksum_and_a_cut_is_no_refusal() {
     let store = tempfile::tempdir().unwrap();
     let folder = store.path().to_str().unwrap();

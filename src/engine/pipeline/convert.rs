@@ -40,6 +40,8 @@ pub struct ConvertJob {
     pub disk_format: Option<DiskFormat>,
     /// Where it goes.
     pub target: Target,
+    /// Its name there.
+    pub key: ObjectKey,
     /// Bounds.
     pub limits: Limits,
     /// Threads that unpack, hash and encode.
@@ -64,11 +66,10 @@ pub fn is_plain(path: &Path) -> Result<bool> {
 /// # Errors
 /// The first thing that went wrong; nothing is left behind then.
 pub async fn convert(job: ConvertJob, progress: &Arc<Progress>, cancel: &CancellationToken) -> Result<Imported> {
-    let ConvertJob { path, disk_format, target, limits, workers } = job;
+    let ConvertJob { path, disk_format, target, key, limits, workers } = job;
     let source = Plain::open(&path, progress)?;
     progress.enter(Stage::Transferring);
     let store = target.store.name().to_owned();
-    let key = ObjectKey::new("convert", 1).ok_or_else(|| Error::new(Kind::Internal, "a name that is none"))?;
     let sink = target.store.create(&key, 1, target.output).await?;
     let encoder = format::encoder(target.output)?.into();
     let stop = cancel.child_token();

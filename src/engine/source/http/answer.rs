@@ -222,7 +222,8 @@ pub(super) fn check_encoding(what: &str, path: &str, headers: &HeaderMap) -> Res
 pub(super) fn is_web_page(headers: &HeaderMap, first: &[u8]) -> bool {
     let html = headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().to_ascii_lowercase().starts_with(b"text/html"));
     let mut bytes = first.iter().skip_while(|b| b.is_ascii_whitespace());
-    html && bytes.next() == Some(&b'<') && bytes.next().is_none_or(|b| b.is_ascii_alphabetic() || matches!(b, b'!' | b'?'))
+    html && bytes.next() == Some(&b'<')
+        && bytes.next().is_none_or(|b| b.is_ascii_alphabetic() || matches!(b, b'!' | b'?'))
 }
 
 #[cfg(test)]
