@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Ceph that the tests run against: Debian packages, as root, only those that are missing.
 # Nothing is configured and no daemon is started; the tests start their own.
-# Usage: install.sh
+# Usage: install.sh [PACKAGE...]      Those, too.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../images/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../images/lib.sh"
@@ -14,5 +14,5 @@ PACKAGES=(
 )
 
 lock install
-install_packages "${PACKAGES[@]}"
+install_packages "${PACKAGES[@]}" "$@"
 say "ready: $(ceph-osd --version)"

@@ -7,7 +7,7 @@ use std::process::{ExitCode, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
-use vitrine_harness::{ControlPlane, Error, FaultServer, Result, Scope, Tool, tools};
+use vitrine_harness::{CephCluster, CephOptions, ControlPlane, Error, FaultServer, Result, Scope, Tool, tools};
 
 const USAGE: &str = "usage:
   vitrine-lab tools [NAME...]         build the Kubernetes programs (all, or those named) unless they are in the cache; print their paths
@@ -15,6 +15,8 @@ const USAGE: &str = "usage:
   vitrine-lab run [--kubeconfig FILE] COMMAND [ARG...]
                                       run a command with a control plane of its own, or with the cluster of FILE: KUBECONFIG is set,
                                       kubectl is in PATH, TMPDIR is removed and all it started is ended with it, however it ends
+  vitrine-lab ceph POOL               run a Ceph cluster with that pool, its data on disk, until Ctrl-C or SIGTERM; print the path of its
+                                      ceph.conf, beside which is the administrator's keyring
   vitrine-lab serve DIR [--port N]    serve a folder over HTTP, with ranges and ETags, until Ctrl-C or SIGTERM; print the URL";
 
 #[tokio::main]
@@ -26,6 +28,7 @@ async fn main() -> ExitCode {
         ["up"] => run_control_plane().await,
         ["run", "--kubeconfig", kubeconfig, command, args @ ..] => run_with_cluster_of(kubeconfig, command, args).await,
         ["run", command, args @ ..] if !command.starts_with('-') => run_with_own_cluster(command, args).await,
+        ["ceph", pool] => run_ceph(pool).await,
         ["serve", folder] => serve(folder, "0").await,
         ["serve", folder, "--port", port] => serve(folder, port).await,
         _ => Err(Error::new(USAGE)),
@@ -62,6 +65,14 @@ async fn start() -> Result<ControlPlane> {
 async fn run_control_plane() -> Result<ExitCode> {
     let plane = start().await?;
     println!("export KUBECONFIG={}", plane.kubeconfig().display());
+    wait_for_end().await
+}
+
+async fn run_ceph(pool: &str) -> Result<ExitCode> {
+    let options = CephOptions { on_disk: true, size: 64 << 30, ..CephOptions::default() };
+    let cluster = CephCluster::start_with(&options).await?;
+    cluster.create_pool(pool).await?;
+    println!("{}", cluster.config().display());
     wait_for_end().await
 }
 
