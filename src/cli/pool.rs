@@ -16,14 +16,14 @@ use vitrine_engine::{
 #[command(next_help_heading = "For stores rbd:POOL[/NAMESPACE]")]
 pub struct Ceph {
     /// The cluster's configuration, which names its monitors
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "/etc/ceph/ceph.conf")]
-    ceph_conf: PathBuf,
+    #[arg(long = "ceph-conf", value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "/etc/ceph/ceph.conf")]
+    conf: PathBuf,
     /// The user, without `client.`
-    #[arg(long, value_name = "NAME", default_value = "admin")]
-    ceph_user: String,
+    #[arg(long = "ceph-user", value_name = "NAME", default_value = "admin")]
+    user: String,
     /// The file with the user's key [default: /etc/ceph/ceph.client.NAME.keyring]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    ceph_keyring: Option<PathBuf>,
+    #[arg(long = "ceph-keyring", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    keyring: Option<PathBuf>,
 }
 
 impl Ceph {
@@ -37,17 +37,17 @@ impl Ceph {
             let message = "a pool is written as rbd:POOL or rbd:POOL/NAMESPACE; a folder of that name as ./rbd:…";
             return Err(Error::new(Kind::InvalidInput, message));
         }
-        let config = read(&self.ceph_conf, "--ceph-conf")?;
-        let mut options = RbdOptions::new(RbdCluster::Config(config), &self.ceph_user, self.key()?, pool);
+        let config = read(&self.conf, "--ceph-conf")?;
+        let mut options = RbdOptions::new(RbdCluster::Config(config), &self.user, self.key()?, pool);
         options.namespace = namespace.map(str::to_owned);
         Ok(options)
     }
 
     fn key(&self) -> Result<String> {
-        let usual = || format!("/etc/ceph/ceph.client.{}.keyring", self.ceph_user).into();
-        let path = self.ceph_keyring.clone().unwrap_or_else(usual);
-        key_in(&read(&path, "--ceph-keyring")?, &self.ceph_user).ok_or_else(|| {
-            let message = format!("{} has no key of client.{}", path.display(), self.ceph_user);
+        let usual = || format!("/etc/ceph/ceph.client.{}.keyring", self.user).into();
+        let path = self.keyring.clone().unwrap_or_else(usual);
+        key_in(&read(&path, "--ceph-keyring")?, &self.user).ok_or_else(|| {
+            let message = format!("{} has no key of client.{}", path.display(), self.user);
             Error::new(Kind::InvalidInput, message)
         })
     }

@@ -7,6 +7,7 @@
     reason = "a test that meets the unexpected is to fail there"
 )]
 
+mod chart;
 mod node;
 mod operator;
 mod whole;
