@@ -2,7 +2,7 @@
 # comes first where the next program is one that it installs.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build clean-cache
+.PHONY: help demo test bench build image clean-cache
 
 help: ## Show this list
 	@awk -F ': ## ' '/^[a-z-]+: ## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ bench: ## Measure against qemu-img and the way CDI imports; prints a table (need
 
 build: ## Build the release binary, target/release/vitrine
 	cargo build --release --locked --bin vitrine
+
+image: build ## Build the container image for this machine's processor, target/vitrine.tar; needs no container engine
+	python3 config/image/build.py --binary "$$(dpkg --print-architecture)=$(or $(CARGO_TARGET_DIR),target)/release/vitrine" \
+	  --output "$(or $(CARGO_TARGET_DIR),target)/vitrine.tar"
 
 clean-cache: ## Remove what the other targets keep outside the tree (built tools, test disks, corpus)
 	@tests/clean-cache.sh

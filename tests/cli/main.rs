@@ -7,6 +7,7 @@
 
 mod boot;
 mod checksum;
+mod container;
 mod convert;
 mod help;
 mod import;
