@@ -5,7 +5,7 @@
 .PHONY: help demo test bench build image clean-cache
 
 help: ## Show this list
-	@awk -F ': ## ' '/^[a-z-]+: ## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Only a KUBECONFIG given to make: one that the shell exports is there for other reasons, and may be a cluster that matters.
 demo: export VITRINE_DEMO_KUBECONFIG := $(if $(findstring command line,$(origin KUBECONFIG)),$(KUBECONFIG))
