@@ -89,7 +89,11 @@ fn agent_config(args: &Agent) -> agent::Config {
         policy: Arc::new(args.sources.policy()),
         proxy: ProxySettings::from_environment(),
         patience,
-        limits: Limits { store_stall: Duration::from_secs(timing.store_stall_timeout), ..args.bounds.limits() },
+        limits: Limits {
+            store_stall: Duration::from_secs(timing.store_stall_timeout),
+            chunk_memory: agent::chunk_memory(args.max_concurrent.into()),
+            ..args.bounds.limits()
+        },
         lease,
         probe_interval: Duration::from_secs(timing.probe_interval),
         list_interval: Duration::from_secs(timing.list_interval),

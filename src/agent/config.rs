@@ -2,11 +2,21 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use vitrine_engine::{
-    model::Limits,
+    model::{CHUNK_SIZE, Limits},
     source::{AddressPolicy, Patience, ProxySettings},
 };
 
 use crate::api::identity;
+
+/// Memory for chunks on their way to stores, of all imports together. With as much again for what the stores' clients copy and for
+/// everything else, an agent stays within 256 MiB.
+const CHUNK_MEMORY: u64 = 112 << 20;
+
+/// What each of `imports` at once may take of the memory for chunks; never nothing.
+pub fn chunk_memory(imports: usize) -> u64 {
+    let share = CHUNK_MEMORY.checked_div(imports as u64).unwrap_or(CHUNK_MEMORY);
+    share.clamp(CHUNK_SIZE, Limits::default().chunk_memory)
+}
 
 /// How an agent on one node works.
 #[derive(Clone, Debug)]
@@ -56,5 +66,17 @@ impl Default for LeaseTiming {
             renew: Duration::from_secs(identity::LEASE_RENEW_SECONDS),
             duration: Duration::from_secs(identity::LEASE_DURATION_SECONDS),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imports_share_the_memory_for_chunks() {
+        let all = Limits::default().chunk_memory;
+        assert_eq!([1, 2, 4].map(chunk_memory), [all, all, CHUNK_MEMORY / 4]);
+        assert_eq!((chunk_memory(1000), chunk_memory(0)), (CHUNK_SIZE, all));
     }
 }

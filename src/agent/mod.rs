@@ -36,7 +36,7 @@ mod view;
 mod work;
 mod workplace;
 
-pub use config::{Config, LeaseTiming};
+pub use config::{Config, LeaseTiming, chunk_memory};
 pub use run::{AgentError, run};
 
 /// Field manager of everything the agent writes.

@@ -43,6 +43,7 @@ impl Bounds {
             unpack_memory: self.unpack_memory.unwrap_or(base.unpack_memory),
             window_memory: self.window_memory.unwrap_or(base.window_memory),
             max_spill: self.max_spill.unwrap_or(base.max_spill),
+            chunk_memory: base.chunk_memory,
             store_stall: base.store_stall,
         }
     }

@@ -24,6 +24,8 @@ pub struct Limits {
     pub unpack_memory: u64,
     /// Memory for received bytes that wait for their place, in bytes.
     pub window_memory: u64,
+    /// Memory for chunks on their way to the stores, in bytes. One chunk is enough for all to get there.
+    pub chunk_memory: u64,
     /// Size to which the spill file may grow, in bytes.
     pub max_spill: u64,
     /// How long a store may take for one step, a write of a few MiB or a read, before it counts as stalled.
@@ -43,6 +45,8 @@ impl Default for Limits {
             // which do not.
             unpack_memory: 66 << 20,
             window_memory: 16 << 20,
+            // Enough for the cores of an ordinary node, and beside what unpacking takes within 128 MiB.
+            chunk_memory: 56 << 20,
             max_spill: 64 << 30,
             // For ever: a pipe waits for its reader, and a person who waits can stop it. Agents have a limit.
             store_stall: Duration::MAX,

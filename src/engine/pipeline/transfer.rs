@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::{DiskMap, Encoder},
     io::Pool,
-    model::{Compression, ContentManifest, Limits, OutputFormat},
+    model::{CHUNK_SIZE, Compression, ContentManifest, Limits, OutputFormat},
 };
 
 /// Chunks under way beside those in the workers' hands: enough that a slow one does not stop the others.
@@ -114,7 +114,8 @@ pub fn transfer(map: &mut dyn DiskMap, input: &mut dyn Input, job: Transfer) -> 
         Ok(groups) => groups,
         Err(error) => return Err(Failed { error: Some(error), sinks: Vec::new() }),
     };
-    let buffers = workers.saturating_add(SPARE).min(share_with_packed(buffers, &encoders)).max(1);
+    let afforded = usize::try_from(limits.chunk_memory / CHUNK_SIZE).unwrap_or(usize::MAX);
+    let buffers = workers.saturating_add(SPARE).min(share_with_packed(buffers.min(afforded), &encoders)).max(1);
     // More threads than buffers would only hold what each keeps for unpacking and packing.
     let workers = workers.clamp(1, buffers);
     let mut delivery = Delivery::new(groups, require_all, &limits, &progress);

@@ -15,15 +15,28 @@ use crate::error::{Error, Kind, Result};
 /// Writes under way at once. Each goes to another OSD, as a rule, and takes milliseconds: this many keep a cluster busy over a link
 /// with 10 ms of delay at 6 GiB/s. Measured on one OSD, four are as fast as more.
 pub(super) const WRITES: usize = 16;
-/// Bytes that they hold at most: half of them may be as long as an object. librbd copies what it is given, so it is twice this.
-pub(super) const MEMORY: usize = 32 << 20;
+/// Bytes that those of all images of a store hold at most: half of the writes of one may be as long as an object. librbd copies what it
+/// is given, so it is twice this.
+const MEMORY: usize = 32 << 20;
 /// A write counts at least this much, so that a flood of tiny ones is bounded too.
 const MIN_COST: usize = 4096;
+
+/// The memory of the writes under way, shared by all images that are written to one store. Each write ends by itself, so whoever waits
+/// for its part gets it.
+#[derive(Clone)]
+pub(super) struct Hold(Arc<Semaphore>);
+
+impl Hold {
+    /// An empty one.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(MEMORY)))
+    }
+}
 
 /// The writes under way.
 pub(super) struct Flight {
     count: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
+    hold: Hold,
     state: Mutex<State>,
     /// For threads that wait until nothing is under way.
     quiet: Condvar,
@@ -49,11 +62,11 @@ pub(super) struct Seat {
 }
 
 impl Flight {
-    /// None yet.
-    pub(super) fn new() -> Self {
+    /// None yet; their memory is that of `hold`.
+    pub(super) fn new(hold: &Hold) -> Self {
         Self {
             count: Arc::new(Semaphore::new(WRITES)),
-            memory: Arc::new(Semaphore::new(MEMORY)),
+            hold: hold.clone(),
             state: Mutex::default(),
             quiet: Condvar::new(),
             landed: Notify::new(),
@@ -69,7 +82,7 @@ impl Flight {
     pub(super) async fn board(self: &Arc<Self>, start: u64, end: u64) -> Result<Seat> {
         let cost = usize::try_from(end.saturating_sub(start)).unwrap_or(MEMORY).clamp(MIN_COST, MEMORY);
         let closed = |_| Error::new(Kind::Internal, "a queue that is never closed is closed; report this");
-        let memory = Arc::clone(&self.memory).acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await;
+        let memory = Arc::clone(&self.hold.0).acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await;
         let count = Arc::clone(&self.count).acquire_owned().await;
         let permits = [memory.map_err(closed)?, count.map_err(closed)?];
         loop {
@@ -147,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_writes_to_the_same_bytes_are_never_under_way_together() {
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(Flight::new(&Hold::new()));
         let first = flight.board(0, 100).await.unwrap();
         let beside = flight.board(100, 200).await.unwrap();
         let mut second = tokio::spawn({
@@ -162,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn count_and_memory_are_bounded() {
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(Flight::new(&Hold::new()));
         let mut seats = Vec::new();
         for number in 0..WRITES as u64 {
             seats.push(flight.board(number, number + 1).await.unwrap());
@@ -175,9 +188,22 @@ mod tests {
         assert!(!flight.wait_quiet(Duration::from_millis(5)));
     }
 
+    #[tokio::test]
+    async fn images_of_a_store_share_the_memory_of_their_writes() {
+        let hold = Hold::new();
+        let flights = [(); 2].map(|()| Arc::new(Flight::new(&hold)));
+        let half = MEMORY as u64 / 2;
+        let first = flights[0].board(0, half).await.unwrap();
+        let _second = flights[1].board(0, half).await.unwrap();
+        let mut third = tokio::spawn(async move { flights[1].board(half, half + 1).await.map(drop) });
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut third).await.is_err());
+        drop(first);
+        third.await.unwrap().unwrap();
+    }
+
     #[test]
     fn the_first_error_stays() {
-        let flight = Flight::new();
+        let flight = Flight::new(&Hold::new());
         flight.fail(&Error::new(Kind::NoSpace, "full"));
         flight.fail(&Error::new(Kind::Io, "later"));
         assert_eq!(flight.check().unwrap_err().kind(), Kind::NoSpace);

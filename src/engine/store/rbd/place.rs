@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
     ffi::{Cluster, Errno, Making, Pool},
+    flight::Hold,
     options::{RbdCluster, RbdOptions},
     step::{OnStep, Step},
 };
@@ -41,6 +42,7 @@ pub(super) struct Place {
     deadline: Duration,
     flatten_clones: bool,
     threads: Arc<Semaphore>,
+    hold: Hold,
     /// How much cleaning up is under way.
     cleaning: watch::Sender<usize>,
     on_step: Mutex<Option<OnStep>>,
@@ -76,6 +78,7 @@ impl Place {
             deadline: options.deadline,
             flatten_clones: options.flatten_clones,
             threads: Arc::new(Semaphore::new(THREADS)),
+            hold: Hold::new(),
             cleaning: watch::Sender::new(0),
             on_step: Mutex::new(None),
         };
@@ -125,6 +128,11 @@ impl Place {
     /// The name of the pool in which the images' data is.
     pub(super) fn data_pool_name(&self) -> &str {
         self.data_pool_name.as_deref().unwrap_or(&self.pool_name)
+    }
+
+    /// The memory of writes under way.
+    pub(super) fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// How images are made.

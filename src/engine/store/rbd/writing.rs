@@ -77,7 +77,7 @@ impl Writing {
             image: Mutex::new(Some(Arc::new(image))),
             entry: OnceLock::new(),
             watch: OnceLock::new(),
-            flight: Arc::new(Flight::new()),
+            flight: Arc::new(Flight::new(place.hold())),
         })
     }
 
