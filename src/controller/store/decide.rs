@@ -38,8 +38,10 @@ pub struct Observed<'a> {
     pub store: &'a ImageStore,
     /// All stores.
     pub stores: &'a [Arc<ImageStore>],
-    /// The Images that have data there, `namespace/name`.
+    /// The Images that have data there, or may have some, `namespace/name`.
     pub users: &'a [String],
+    /// How many Images have a copy there.
+    pub held: usize,
     /// What it holds that no Image knows.
     pub orphans: Option<Orphans>,
     /// The agents and their reports.
@@ -73,6 +75,12 @@ pub fn uses_store(image: &Image, store: &str) -> bool {
             .is_some_and(|attempt| attempt.node.is_some() && attempt.stores.iter().any(|s| s == store))
 }
 
+/// Whether an Image has a copy in a store, or had one that has rotted and is still there.
+pub fn is_held_in(image: &Image, store: &str) -> bool {
+    let revisions = image.status.iter().flat_map(|status| &status.revisions);
+    revisions.flat_map(|revision| &revision.locations).any(|location| location.store == store)
+}
+
 /// Decides.
 pub fn decide(seen: &Observed<'_>) -> Decision {
     let store = seen.store;
@@ -93,7 +101,7 @@ pub fn decide(seen: &Observed<'_>) -> Decision {
         lister: lister(seen, &reach, &before),
         orphans: seen.orphans.clone(),
         capacity: reach.capacity(store),
-        images: i64::try_from(seen.users.len()).unwrap_or(i64::MAX),
+        images: i64::try_from(seen.held).unwrap_or(i64::MAX),
         last_probe: reach.ready.iter().map(|(_, report)| report.probed_at.clone()).max(),
         nodes: Some(reach.summary()),
         conditions,

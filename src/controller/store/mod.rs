@@ -17,7 +17,7 @@ use crate::{
     api::{Image, ImageStore, ImageTask, identity},
     kube::{Doing as _, Result},
 };
-use decide::{Decision, Observed, decide, uses_store};
+use decide::{Decision, Observed, decide, is_held_in, uses_store};
 
 /// The field manager of this controller.
 pub const MANAGER: &str = "vitrine-store";
@@ -44,6 +44,7 @@ pub async fn reconcile(store: Arc<ImageStore>, context: Arc<Context>) -> Result<
             store: &store,
             stores: &stores,
             users: &users,
+            held: held_as_cached(&context, &name),
             orphans: context.orphans(&name),
             fleet,
             now: Timestamp::now(),
@@ -74,6 +75,10 @@ async fn apply(context: &Context, api: &Api<ImageStore>, store: ImageStore, deci
 fn users_as_cached(context: &Context, store: &str) -> Vec<String> {
     let images = context.images.iter().flat_map(Store::state).filter(|image| uses_store(image, store));
     images.map(|image| full_name(&image)).collect()
+}
+
+fn held_as_cached(context: &Context, store: &str) -> usize {
+    context.images.iter().flat_map(Store::state).filter(|image| is_held_in(image, store)).count()
 }
 
 /// Reads Images and tasks anew: a store must not be let go on what a cache has not heard yet.

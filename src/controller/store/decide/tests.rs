@@ -38,7 +38,7 @@ fn report(ready: bool, available: i64) -> StoreReport {
 fn look(store: &ImageStore, fleet: &Fleet, users: &[String]) -> Decision {
     let stores = [Arc::new(store.clone())];
     let now = Timestamp::now();
-    decide(&Observed { store, stores: &stores, users, orphans: None, fleet, now, at: Instant::now() })
+    decide(&Observed { store, stores: &stores, users, held: 0, orphans: None, fleet, now, at: Instant::now() })
 }
 
 fn ready(decision: &Decision) -> (String, String, String) {
@@ -107,6 +107,7 @@ fn look_beside(store: &ImageStore, other: ImageStore) -> Decision {
         store,
         stores: &stores,
         users: &[],
+        held: 0,
         orphans: None,
         fleet: &agents,
         now: Timestamp::now(),
@@ -156,6 +157,27 @@ fn a_full_store_is_ready_and_not_writable() {
     assert_eq!(decision.status.capacity.unwrap().available, 0);
     agents.observe_reports("b", Some(&[report(true, 1)]));
     assert_eq!(writable(&look(&store, &agents, &[])).0, "True", "one node has room");
+}
+
+#[test]
+fn an_image_that_is_on_its_way_or_going_is_not_held() {
+    let (mut image, has) = (testing::image(), |image: &Image| (is_held_in(image, "s"), uses_store(image, "s")));
+    assert_eq!(has(&image), (false, false));
+    let item = crate::api::Cleanup { revision: 1, store: "s".into(), node: None, attempt: 1 };
+    image.status = Some(crate::api::ImageStatus { cleanup: vec![item], ..Default::default() });
+    assert_eq!(has(&image), (false, true));
+    let revision = serde_json::json!({
+        "number": 1, "specHash": "x", "phase": "Importing", "attempts": 1, "tried": ["s"], "locations": [],
+    });
+    let mut revision: crate::api::Revision = serde_json::from_value(revision).unwrap();
+    let status = |revision: &crate::api::Revision| {
+        Some(crate::api::ImageStatus { revisions: vec![revision.clone()], ..Default::default() })
+    };
+    image.status = status(&revision);
+    assert_eq!(has(&image), (false, true));
+    revision.locations.push(crate::api::Location { store: "s".into(), ..Default::default() });
+    image.status = status(&revision);
+    assert_eq!(has(&image), (true, true));
 }
 
 #[test]
