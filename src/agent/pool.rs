@@ -2,6 +2,8 @@
 //!
 //! Knows the names of the Secret's keys, which are ceph-csi's. What it reads there is shown nowhere.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use vitrine_engine::{
@@ -11,6 +13,9 @@ use vitrine_engine::{
 
 use super::request::{self, RequestError};
 use crate::api::RbdBackend;
+
+/// How long the monitors may take to answer: less than a probe has, so that what they did not do is told.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 const USER: &str = "userID";
 const KEY: &str = "userKey";
@@ -51,6 +56,7 @@ fn options(name: &str, backend: &RbdBackend, secret: &Secret) -> Result<RbdOptio
         data_pool: backend.data_pool.clone(),
         object_order: backend.object_size.and_then(|size| u8::try_from(size.trailing_zeros()).ok()),
         flatten_clones: backend.flatten_clones,
+        connect_timeout: CONNECT_TIMEOUT,
         ..RbdOptions::new(cluster, user, text(KEY)?, &backend.pool)
     })
 }

@@ -57,13 +57,17 @@ struct DfStats {
 
 /// Room for data in the pool; where the monitors do not tell, that of the cluster; `None` where there are no statistics.
 pub(super) fn capacity(place: &Arc<Place>) -> Result<Option<Capacity>> {
-    let asked = place.cluster().ask(r#"{"prefix": "df", "detail": "detail", "format": "json"}"#);
-    let known = asked.ok().and_then(|answer| of_pool(&answer, place.data_pool_name()));
+    let failed = |errno| place.error("asking the monitors for the room", errno);
+    let known = match place.cluster().ask(r#"{"prefix": "df", "detail": "detail", "format": "json"}"#) {
+        Ok(answer) => of_pool(&answer, place.data_pool_name()),
+        // Whoever is away does not answer the next question either, and asking would take as long again.
+        Err(Errno::TIMEDOUT) => return Err(failed(Errno::TIMEDOUT)),
+        Err(_) => None,
+    };
     let found = if let Some(capacity) = known {
         capacity
     } else {
-        let room = place.cluster().room();
-        let (total, available) = room.map_err(|errno| place.error("asking for the cluster's room", errno))?;
+        let (total, available) = place.cluster().room().map_err(failed)?;
         Capacity { total, available }
     };
     Ok(Some(found).filter(|capacity| capacity.total > 0))

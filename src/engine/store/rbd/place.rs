@@ -204,10 +204,8 @@ impl Place {
             ),
             Errno::TIMEDOUT => (
                 Kind::Unavailable,
-                format!(
-                    "Ceph has not answered within {} s: are the monitors and OSDs up (`ceph -s`), and reachable from here?",
-                    self.operation_timeout.as_secs_f32()
-                ),
+                "Ceph has not answered in time: are the monitors and OSDs up (`ceph -s`), and reachable from here?"
+                    .to_owned(),
             ),
             Errno::SHUTDOWN => (
                 Kind::Unavailable,
