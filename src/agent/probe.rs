@@ -6,6 +6,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use tokio::task::{AbortHandle, JoinSet};
 use vitrine_engine::{
     error::{Error, Kind, Result},
+    model::ObjectKey,
     store::{Capacity, Store},
 };
 
@@ -47,7 +48,16 @@ pub struct Look {
     /// Its room, where it tells.
     pub capacity: Option<Capacity>,
     /// Why it takes nothing though it can be read.
-    pub full: Option<String>,
+    pub closed: Option<Closed>,
+}
+
+/// Why a store that can be read takes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// There is no room, as the message says.
+    Full(String),
+    /// Whoever asks may not write, as the message says.
+    ReadOnly(String),
 }
 
 /// The probes under way.
@@ -71,7 +81,7 @@ impl Probes {
             let answer = match tokio::time::timeout(DEADLINE, asking).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => Err(Error::with_source(Kind::Internal, "a probe broke off", error)),
-                Err(_) => Err(late(&subject.name)),
+                Err(_) => Err(late(&subject)),
             };
             report(subject, answer)
         });
@@ -89,8 +99,16 @@ impl Probes {
     }
 }
 
-fn late(name: &str) -> Error {
-    let message = format!("store {name} has not answered for {} s: is its volume mounted?", DEADLINE.as_secs());
+fn late(subject: &Subject) -> Error {
+    let (name, seconds) = (&subject.name, DEADLINE.as_secs());
+    let message = match &subject.backend.rbd {
+        Some(rbd) => format!(
+            "store {name}, pool {}: Ceph has not answered for {seconds} s: are the monitors and OSDs up (`ceph -s`), and reachable from \
+             here?",
+            rbd.pool
+        ),
+        None => format!("store {name} has not answered for {seconds} s: is its volume mounted?"),
+    };
     Error::new(Kind::Unavailable, message)
 }
 
@@ -102,28 +120,49 @@ pub async fn look(stores: Arc<Stores>, subject: Subject) -> Result<Look> {
     let Subject { name, backend, id, .. } = &subject;
     let place = Place { name, backend, id: id.as_deref() };
     let looked = look_at(&*stores.open(place).await?).await;
-    if looked.as_ref().is_err_and(|error| matches!(error.kind(), Kind::Denied | Kind::Unavailable)) {
+    if looked.as_ref().map_or_else(is_of_the_connection, |look| matches!(look.closed, Some(Closed::ReadOnly(_)))) {
         stores.let_go(name);
     }
     looked
 }
 
-/// A store without room is read as well as ever, and only removing images makes room again.
+/// Whether another connection may fare better: rights and pools are found out when it is made.
+fn is_of_the_connection(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Denied | Kind::NotFound | Kind::Unavailable)
+}
+
+/// A store without room is read as well as ever, and only removing images makes room again. So is one whose user may only read.
 async fn look_at(store: &dyn Store) -> Result<Look> {
-    let full = match store.probe().await {
-        Err(error) if error.kind() == Kind::NoSpace => Some(error.to_string()),
+    let closed = match store.probe().await {
+        Err(error) if error.kind() == Kind::NoSpace => Some(Closed::Full(error.to_string())),
+        Err(error) if error.kind() == Kind::Denied && can_read(store).await => {
+            Some(Closed::ReadOnly(error.to_string()))
+        }
         answer => answer.map(|()| None)?,
     };
     let capacity = store.capacity().await?;
     // Also where bytes are left and something else has run out.
-    let capacity = capacity.map(|room| if full.is_some() { Capacity { available: 0, ..room } } else { room });
-    Ok(Look { id: store.id(), capacity, full })
+    let is_full = matches!(closed, Some(Closed::Full(_)));
+    let capacity = capacity.map(|room| if is_full { Capacity { available: 0, ..room } } else { room });
+    Ok(Look { id: store.id(), capacity, closed })
+}
+
+/// Whether a store can tell that it does not hold what nobody has ever put there.
+async fn can_read(store: &dyn Store) -> bool {
+    let Some(nothing) = ObjectKey::new("probe", 0) else { return false };
+    matches!(store.stat(&nothing).await, Err(error) if error.kind() == Kind::NotFound)
 }
 
 fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
     let Subject { name, uid, generation, id, .. } = subject;
     let (ready, message, look) = match answer {
-        Ok(look) => (true, look.full.clone().unwrap_or_default(), look),
+        Ok(look) => {
+            let message = match &look.closed {
+                Some(Closed::Full(message) | Closed::ReadOnly(message)) => message.clone(),
+                None => String::new(),
+            };
+            (true, message, look)
+        }
         Err(error) => (false, error.to_string(), Look::default()),
     };
     StoreReport {
@@ -132,6 +171,7 @@ fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
         uid,
         id: look.id.or(id),
         ready,
+        read_only: matches!(look.closed, Some(Closed::ReadOnly(_))),
         message: failure::shorten(&message, MAX_MESSAGE),
         capacity: look.capacity.map(|capacity| signed(capacity.total)),
         available: look.capacity.map(|capacity| signed(capacity.available)),
@@ -150,6 +190,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::api::RbdBackend;
 
     fn subject() -> Subject {
         let id = Some("0a".repeat(16));
@@ -178,6 +219,10 @@ mod tests {
             }
         }
         assert_eq!(calls.load(Ordering::SeqCst), 1);
+        let rbd = RbdBackend { pool: "images".to_owned(), ..RbdBackend::default() };
+        let pool = Subject { backend: Backend { rbd: Some(rbd), ..Backend::default() }, ..subject() };
+        let told = late(&pool).to_string();
+        assert!(["store s", "pool images", "ceph -s"].iter().all(|words| told.contains(words)), "{told}");
         // Another store is not held up.
         probes.begin(Subject { name: "t".to_owned(), ..subject() }, async { Ok(Look::default()) });
         assert!(probes.next().await.unwrap().ready && probes.is_idle());
@@ -191,6 +236,11 @@ mod tests {
         assert!(report.ready && !report.message.is_empty(), "{report:?}");
         assert_eq!((report.capacity, report.available), (Some(1 << 20), Some(0)));
         assert_eq!(look_at(&probed(Kind::Io)).await.unwrap_err().kind(), Kind::Io);
+        let report = super::report(subject(), look_at(&probed(Kind::Denied)).await);
+        assert!(report.ready && report.read_only && !report.message.is_empty(), "{report:?}");
+        assert_eq!(report.available, Some(1 << 20), "there is room for others");
+        let neither = Faults { probe: Some(Kind::Denied), stat: Some(Kind::Denied), ..Faults::default() };
+        assert_eq!(look_at(&FaultyStore::new(memory.clone(), neither)).await.unwrap_err().kind(), Kind::Denied);
         assert_eq!(look_at(&*memory).await.unwrap().capacity.unwrap().available, 1 << 20);
     }
 }

@@ -306,8 +306,9 @@ async fn sweep(stores: Arc<Stores>, subject: Subject) {
 fn is_news(last: &[StoreReport], now: &[StoreReport]) -> bool {
     let same = |(a, b): (&StoreReport, &StoreReport)| {
         let key = |report: &StoreReport| {
-            let StoreReport { name, observed_generation, uid, id, ready, message, capacity, .. } = report;
-            (name.clone(), *observed_generation, uid.clone(), id.clone(), *ready, message.clone(), *capacity)
+            let StoreReport { name, observed_generation, uid, id, ready, read_only, message, capacity, .. } = report;
+            let state = (*ready, *read_only, message.clone());
+            (name.clone(), *observed_generation, uid.clone(), id.clone(), state, *capacity)
         };
         let entries = |report: &StoreReport| {
             report
@@ -341,6 +342,7 @@ mod tests {
             uid: None,
             id: None,
             ready,
+            read_only: false,
             message: String::new(),
             capacity: Some(1000),
             available: Some(available),

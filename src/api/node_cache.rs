@@ -85,9 +85,12 @@ pub struct StoreReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub id: Option<String>,
-    /// Whether it can be read from here now, and written unless it is full.
+    /// Whether it can be read from here now, and written unless it is full or `readOnly` is set.
     pub ready: bool,
-    /// Why not, or that it is full: what was found, where, what to do. Else empty.
+    /// Whether it can be read from here and not written, though there may be room: its user may not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// Why it is not ready, or takes nothing: what was found, where, what to do. Else empty.
     #[serde(default)]
     #[schemars(length(max = 1024))]
     pub message: String,

@@ -366,7 +366,13 @@ impl Fleet {
         match self.report(node, store) {
             None => Some(format!("has not reported on store {store} yet{}", self.explain_silence(node))),
             Some(report) if !report.ready => Some(format!("cannot use store {store}: {}", report.message)),
-            Some(report) if writes && is_full(report) => Some(format!("has no room left in store {store}")),
+            Some(report) if writes && report.read_only => {
+                Some(format!("can read store {store} and not write to it: {}", report.message))
+            }
+            Some(report) if writes && is_full(report) => {
+                let why = if report.message.is_empty() { String::new() } else { format!(": {}", report.message) };
+                Some(format!("has no room left in store {store}{why}"))
+            }
             Some(_) => None,
         }
     }

@@ -27,7 +27,7 @@ const SIZE: usize = 20 << 20;
 /// Much shorter than the delay of a store that hangs, much longer than any step of one that does not.
 const STALL: Duration = Duration::from_secs(2);
 const HANGS: Faults = Faults { delay: Duration::from_hours(1), ..SOUND };
-const SOUND: Faults = Faults { write: None, delay: Duration::ZERO, commit: None, read: None, probe: None };
+const SOUND: Faults = Faults { write: None, delay: Duration::ZERO, commit: None, read: None, probe: None, stat: None };
 
 fn memory(name: &str) -> Arc<MemoryStore> {
     Arc::new(MemoryStore::new(name))

@@ -47,6 +47,7 @@ fn report(store: &str, ready: bool) -> StoreReport {
         name: store.into(),
         observed_generation: 1,
         ready,
+        read_only: false,
         message: if ready { String::new() } else { "no such folder".into() },
         capacity: None,
         available: None,
@@ -189,6 +190,11 @@ fn a_node_that_has_not_reported_on_a_store_or_has_no_room_in_it_is_given_nothing
     let why = fleet.choose(&writes, now).unwrap_err();
     assert!(why.contains("no room left in store s"), "{why}");
     assert_eq!(fleet.choose(&reads, now).unwrap().node, "a", "what makes room needs none");
+    let read_only = StoreReport { read_only: true, message: "client.x may not".into(), ..report("s", true) };
+    fleet.observe_reports("a", Some(&[read_only]));
+    let why = fleet.choose(&writes, now).unwrap_err();
+    assert!(why.contains("can read store s and not write to it: client.x may not"), "{why}");
+    assert_eq!(fleet.choose(&reads, now).unwrap().node, "a");
     let many: Vec<_> = (0..64).map(|n| report(&format!("other-{n}"), true)).collect();
     fleet.observe_reports("a", Some(&many));
     let why = fleet.choose(&writes, now).unwrap_err();

@@ -249,11 +249,19 @@ fn writable(seen: &Observed<'_>, reach: &Reach<'_>) -> (&'static str, &'static s
         ("False", reasons::READ_ONLY, "spec.readOnly is set: nothing new is kept here".to_owned())
     } else if reach.ready.is_empty() {
         ("False", reasons::UNREACHABLE, "no agent reaches it".to_owned())
-    } else if reach.ready.iter().all(|(_, report)| report.available == Some(0)) {
+    } else if reach.ready.iter().all(|(_, report)| report.read_only) {
+        ("False", reasons::READ_ONLY, may_not_write(reach))
+    } else if reach.ready.iter().all(|(_, report)| report.read_only || report.available == Some(0)) {
         ("False", reasons::NO_SPACE, full(store, reach))
     } else {
         ("True", reasons::SUCCEEDED, "takes new images".to_owned())
     }
+}
+
+fn may_not_write(reach: &Reach<'_>) -> String {
+    let named = reach.ready.iter().take(NAMED_NODES).map(|(node, report)| format!("{node}: {}", report.message));
+    let named = named.collect::<Vec<_>>().join("; ");
+    format!("no agent may write to it: {named}. What is kept stays readable")
 }
 
 fn full(store: &ImageStore, reach: &Reach<'_>) -> String {
@@ -263,10 +271,9 @@ fn full(store: &ImageStore, reach: &Reach<'_>) -> String {
     let nodes = reach.ready.iter().take(NAMED_NODES).map(|(node, _)| *node).collect::<Vec<_>>().join(", ");
     let more = reach.ready.len().saturating_sub(NAMED_NODES);
     let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
-    format!(
-        "no room is left in {path} on {nodes}{rest}: delete Images that are kept here, enlarge the volume, or name another store. \
-         What is kept stays readable and can be removed"
-    )
+    let said = reach.ready.iter().map(|(_, report)| report.message.as_str()).find(|message| !message.is_empty());
+    let advice = said.unwrap_or("delete Images that are kept here, enlarge the volume, or name another store");
+    format!("no room is left in {path} on {nodes}{rest}: {advice}. What is kept stays readable and can be removed")
 }
 
 fn instead(found: &str, expected: &str) -> String {

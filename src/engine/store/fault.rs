@@ -41,6 +41,8 @@ pub struct Faults {
     pub read: Option<(u64, Kind)>,
     /// Fails every probe.
     pub probe: Option<Kind>,
+    /// Fails every look at an object.
+    pub stat: Option<Kind>,
 }
 
 /// A store with faults.
@@ -92,7 +94,10 @@ impl Store for FaultyStore {
     }
 
     async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat> {
-        self.inner.stat(key).await
+        match self.state.faults.stat {
+            Some(kind) => Err(injected(kind, "looking at an object")),
+            None => self.inner.stat(key).await,
+        }
     }
 
     async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {

@@ -14,7 +14,7 @@ use vitrine_harness::port::PortLease;
 
 use super::{POOL, cluster, open, options, refusal};
 use crate::{
-    conformance::{key, noise, publish, refused},
+    conformance::{key, noise, publish, publish_with, read_all, refused},
     filesystem::private::{run, with_mounts},
 };
 
@@ -75,6 +75,15 @@ async fn who_may_only_read_is_told_what_is_missing() {
     assert_eq!(reader.stat(&key(1)).await.unwrap(), store.stat(&key(1)).await.unwrap());
     assert_eq!(reader.list().await.unwrap().len(), 1);
     assert_eq!(store.list().await.unwrap().len(), 1);
+    let unseen = reader.open(&key(1)).await.unwrap();
+    assert_eq!(read_all(&*unseen).await, noise(1, 5000));
+    // Nobody can see that it is read, so it is removed; and what is gone would read as zeros.
+    store.delete(&key(1), 1).await.unwrap();
+    for error in [unseen.read_at(0, 100).await.unwrap_err(), unseen.next_data(0).await.unwrap_err()] {
+        assert_eq!(error.kind(), Kind::NotFound, "{error}");
+    }
+    publish_with(&*store, &key(1), 2, 5000, &[(0, noise(2, 5000))]).await;
+    assert_eq!(unseen.read_at(0, 100).await.unwrap_err().kind(), Kind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,7 @@ fn report(ready: bool, available: i64) -> StoreReport {
         uid: None,
         id: None,
         ready,
+        read_only: false,
         message: if ready { String::new() } else { "/srv/fast: no such folder".into() },
         capacity: Some(100),
         available: Some(available),
@@ -155,8 +156,29 @@ fn a_full_store_is_ready_and_not_writable() {
     assert_eq!((status.as_str(), reason.as_str()), ("False", reasons::NO_SPACE));
     assert!(message.contains("/srv/fast on a, b: delete Images"), "{message}");
     assert_eq!(decision.status.capacity.unwrap().available, 0);
+    let told = StoreReport { message: "raise the quota".into(), ..report(true, 0) };
+    agents.observe_reports("b", Some(&[told]));
+    let (_, _, message) = writable(&look(&store, &agents, &[]));
+    assert!(message.contains("/srv/fast on a, b: raise the quota."), "what agents say is more precise: {message}");
     agents.observe_reports("b", Some(&[report(true, 1)]));
     assert_eq!(writable(&look(&store, &agents, &[])).0, "True", "one node has room");
+}
+
+#[test]
+fn a_store_that_no_agent_may_write_to_is_ready_and_says_why() {
+    let store = testing::store("fast");
+    let mut agents = fleet(&["a", "b"]);
+    let reader = StoreReport { read_only: true, message: "give client.x more rights".into(), ..report(true, 9) };
+    agents.observe_reports("a", Some(&[reader]));
+    let decision = look(&store, &agents, &[]);
+    assert_eq!(ready(&decision).0, "True");
+    let (status, reason, message) = writable(&decision);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", reasons::READ_ONLY));
+    assert!(message.contains("a: give client.x more rights"), "{message}");
+    agents.observe_reports("b", Some(&[report(true, 0)]));
+    assert_eq!(writable(&look(&store, &agents, &[])).1, reasons::NO_SPACE, "the other is full");
+    agents.observe_reports("b", Some(&[report(true, 9)]));
+    assert_eq!(writable(&look(&store, &agents, &[])).0, "True", "another may");
 }
 
 #[test]

@@ -71,8 +71,8 @@ pub(super) fn name(place: &Place, key: &ObjectKey, image: &Image) -> Result<()> 
         return Ok(());
     }
     match place.pool().rename_image(&name, &public) {
-        // Somebody else has just done it.
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        // Somebody else has just done it, or will, who may.
+        Ok(()) | Err(Errno::NOENT | Errno::PERM | Errno::ACCES) => Ok(()),
         Err(Errno::EXIST) => Err(in_the_way(place, key)),
         Err(errno) => Err(failed(errno)),
     }
@@ -120,6 +120,13 @@ pub(super) fn in_the_way(place: &Place, key: &ObjectKey) -> Error {
         place.spec()
     );
     Error::new(Kind::AlreadyExists, message)
+}
+
+/// The error for an object that was deleted while it was read by somebody whom nobody could see.
+pub(super) fn replaced(place: &Place, key: &ObjectKey) -> Error {
+    let message =
+        format!("store {}, pool {}: {key} was deleted and written anew while it was read", place.name(), place.spec());
+    Error::new(Kind::NotFound, message)
 }
 
 /// The error for a published object of which the image or its snapshot is gone.

@@ -1,5 +1,5 @@
 //! Reading a published image at its snapshot. It is open so that others see it, so it is not taken apart while it is read, also when it
-//! is deleted meanwhile.
+//! is deleted meanwhile. Whoever may only read the pool cannot be seen; then it is looked after each read whether it is still published.
 
 use std::sync::Arc;
 
@@ -7,9 +7,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, oneshot};
 
-use super::{super::ObjectReader, ffi::Image, place::Place, published};
+use super::{
+    super::ObjectReader,
+    ffi::Image,
+    index::Entry,
+    place::Place,
+    published::{self, Use},
+};
 use crate::{
-    error::Result,
+    error::{Kind, Result},
     model::{ObjectKey, StoredImage},
 };
 
@@ -20,6 +26,8 @@ pub(super) struct RbdReader {
     facts: StoredImage,
     /// `None` once it is dropped.
     image: Option<Arc<Image>>,
+    /// What published it, if nobody can see that it is read.
+    unseen: Option<Entry>,
     /// Length of the image's objects.
     object_size: u64,
     /// Which objects there are, as joined stretches, once that was asked for.
@@ -30,7 +38,10 @@ impl RbdReader {
     /// Opens the image; blocks.
     pub(super) fn open(place: &Arc<Place>, key: &ObjectKey) -> Result<Self> {
         loop {
-            let (entry, image) = published::open(place, key, published::Use::Shown)?;
+            let (how, (entry, image)) = match published::open(place, key, Use::Shown) {
+                Err(error) if error.kind() == Kind::Denied => (Use::Hidden, published::open(place, key, Use::Hidden)?),
+                opened => (Use::Shown, opened?),
+            };
             // From here on the image is not taken apart; its record is, if it is deleted.
             match published::facts(place, key, &entry) {
                 Ok(facts) => {
@@ -38,7 +49,8 @@ impl RbdReader {
                     let object_size =
                         object_size.map_err(|errno| place.error(format!("looking at image {key}"), errno))?;
                     let (place, key, image) = (Arc::clone(place), key.clone(), Some(Arc::new(image)));
-                    return Ok(Self { place, key, facts, image, object_size, objects: OnceCell::new() });
+                    let unseen = Some(entry).filter(|_| how == Use::Hidden);
+                    return Ok(Self { place, key, facts, image, unseen, object_size, objects: OnceCell::new() });
                 }
                 Err(error) => {
                     image.close().map_err(|errno| place.error(format!("closing image {key}"), errno))?;
@@ -54,13 +66,25 @@ impl RbdReader {
         self.image.clone()
     }
 
+    /// What is taken apart while it is read reads as zeros, so these are not given to anybody.
+    async fn check_still_there(&self) -> Result<()> {
+        let Some(entry) = self.unseen.clone() else { return Ok(()) };
+        let key = self.key.clone();
+        let work = move |place: &Arc<Place>| {
+            if published::find(place, &key)? == entry { Ok(()) } else { Err(published::replaced(place, &key)) }
+        };
+        self.place.call(format!("looking whether {} is still there", self.key), work).await
+    }
+
     async fn data(&self, start: u64, end: u64, whole_objects: bool) -> Result<Vec<(u64, u64)>> {
         let (image, key) = (self.image(), self.key.clone());
         let work = move |place: &Arc<Place>| {
             let data = image.map_or_else(|| Ok(Vec::new()), |image| image.data(start, end, whole_objects));
             data.map_err(|errno| place.error(format!("looking for data in image {key}"), errno))
         };
-        self.place.call(format!("looking for data in image {}", self.key), work).await
+        let data = self.place.call(format!("looking for data in image {}", self.key), work).await?;
+        self.check_still_there().await?;
+        Ok(data)
     }
 }
 
@@ -82,7 +106,9 @@ impl ObjectReader for RbdReader {
         begun.map_err(|errno| self.place.error(doing(), errno))?;
         let answer = tokio::time::timeout(self.place.deadline(), answer).await;
         let answer = answer.ok().and_then(std::result::Result::ok).ok_or_else(|| self.place.overdue(doing()))?;
-        answer.map(Bytes::from).map_err(|errno| self.place.error(doing(), errno))
+        let bytes = answer.map(Bytes::from).map_err(|errno| self.place.error(doing(), errno))?;
+        self.check_still_there().await?;
+        Ok(bytes)
     }
 
     async fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>> {

@@ -13,6 +13,7 @@ fn seen(id: &str, uid: &str) -> StoreReport {
         uid: Some(uid.into()),
         id: Some(id.repeat(32)),
         ready: true,
+        read_only: false,
         message: String::new(),
         capacity: None,
         available: None,

@@ -209,6 +209,7 @@ impl World {
             id: None,
             observed_generation: 1,
             ready: true,
+            read_only: false,
             message: String::new(),
             capacity: None,
             available: None,
