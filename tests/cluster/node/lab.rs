@@ -104,8 +104,10 @@ impl<'a> Lab<'a> {
         command.args(&line[1..]).arg("agent");
         command.args(["--node-name", &node.name, "--operator-namespace", &self.namespace]);
         command.arg("--work-dir").arg(&node.work).arg("--store-root").arg(&node.stores);
-        command.args(["--allow-source", "127.0.0.1", "--workers", "2"]).args(extra);
-        for pair in [["--stall-timeout", "2"], ["--source-attempts", "3"], ["--probe-interval", "2"]] {
+        command.args(["--allow-source", "127.0.0.1"]).args(extra);
+        let usual =
+            [["--workers", "2"], ["--stall-timeout", "2"], ["--source-attempts", "3"], ["--probe-interval", "2"]];
+        for pair in usual {
             if !extra.contains(&pair[0]) {
                 command.args(pair);
             }

@@ -1,10 +1,14 @@
 //! The whole: the real operator and real agents on a real API server, from an Image to bytes in a store.
 
 mod broken;
+mod ceph;
+mod contests;
 mod copies;
+mod crowds;
 mod kills;
 mod life;
 mod lost;
 mod pools;
 mod several;
 mod site;
+mod trouble;

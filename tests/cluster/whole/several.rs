@@ -59,7 +59,7 @@ fn location<'i>(image: &'i Image, store: &str) -> Option<&'i Location> {
 }
 
 /// Reasons and notes of the events about `name`.
-async fn events(site: &Site<'_>, namespace: &str, name: &str) -> Vec<(String, String)> {
+pub async fn events(site: &Site<'_>, namespace: &str, name: &str) -> Vec<(String, String)> {
     let api: Api<Event> = Api::namespaced(site.lab.client.clone(), namespace);
     let events = api.list(&ListParams::default()).await.unwrap().items.into_iter();
     let ours = events.filter(|event| event.regarding.as_ref().is_some_and(|about| about.name.as_deref() == Some(name)));

@@ -140,6 +140,16 @@ impl CephCluster {
         self.ask(&format!(r#"{{"namespace": {{"pool": "{pool}", "namespace": "{namespace}"}}}}"#)).await.map(drop)
     }
 
+    /// How many images in a namespace of `pool` have a snapshot. Takes a millisecond or two.
+    ///
+    /// # Errors
+    /// What the pool says.
+    pub async fn snapshots(&self, pool: &str, namespace: &str) -> Result<usize> {
+        let question = format!(r#"{{"snapshots": {{"pool": "{pool}", "namespace": "{namespace}"}}}}"#);
+        let answer = self.ask(&question).await?;
+        answer.parse().context(|| format!("read {answer:?} as a number"))
+    }
+
     /// Makes the user `client.<name>` with capabilities as pairs of service and text; returns its key.
     ///
     /// # Errors
