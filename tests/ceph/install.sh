@@ -10,7 +10,7 @@ PACKAGES=(
   ceph-mon ceph-osd ceph-mgr radosgw # the daemons
   ceph-common # rbd, the program that the tests compare with
   librbd1 librados2 # what the store loads while it runs
-  python3-rados python3-rbd # the harness gives its commands through them
+  python3-rados python3-rbd curl # the harness gives its commands through them
 )
 
 lock install

@@ -1,7 +1,8 @@
 //! Starts the real servers that Vitrine's tests, demo and benchmarks run against, and ends them without a trace.
 //!
 //! * [`cluster::ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, several at once;
-//! * [`ceph::CephCluster`]: a monitor, an OSD and where needed a manager on loopback, several at once;
+//! * [`ceph::CephCluster`]: a monitor, an OSD and where needed a manager on loopback, several at once; and [`ceph::Gateway`]: an S3
+//!   server on one;
 //! * [`http::FaultServer`] and [`http::ForwardProxy`]: an HTTP server that misbehaves on demand, and a proxy that counts;
 //! * [`scope::Scope`] and [`process::Process`]: a folder and the processes started in it, which end when their owner does, even by
 //!   `kill -9`;
@@ -20,7 +21,7 @@ pub mod qemu;
 pub mod scope;
 pub mod tools;
 
-pub use ceph::{CephCluster, CephOptions};
+pub use ceph::{CephCluster, CephOptions, Gateway};
 pub use cluster::ControlPlane;
 pub use error::{Error, Result};
 pub use http::{Content, Fault, FaultServer, ForwardProxy, Route};

@@ -6,6 +6,7 @@
 mod admin;
 mod config;
 mod daemons;
+mod gateway;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use crate::port::PortLease;
 use crate::process::Process;
 use crate::scope::Scope;
 use admin::Admin;
+pub use gateway::Gateway;
 
 /// How long a cluster may take until it takes commands: 2 s on two idle cores, much more on a machine that compiles beside it.
 const START_DEADLINE: Duration = Duration::from_secs(180);
