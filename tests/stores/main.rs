@@ -11,6 +11,7 @@ mod conformance;
 mod decorators;
 mod filesystem;
 mod rbd;
+mod s3;
 
 use std::sync::Arc;
 

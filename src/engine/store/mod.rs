@@ -7,6 +7,7 @@
 //! | [`filesystem`] | a folder: the embedded default |
 //! | [`memory`] | the reference for all others, and for tests |
 //! | [`rbd`] | a Ceph pool: an RBD image with a protected snapshot per object |
+//! | [`s3`] | a bucket of an S3 server: pieces that hold only data, published by one conditional write |
 //! | [`limit`], [`fault`] | decorators: how many sinks at once; errors and delays on purpose |
 //!
 //! `tests/stores` holds the conformance suite that every one of them passes.
@@ -22,6 +23,7 @@ pub mod pipe;
 pub mod plain;
 pub mod rbd;
 mod record;
+pub mod s3;
 mod writeback;
 
 use std::{sync::Arc, time::Duration};
