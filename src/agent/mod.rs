@@ -15,6 +15,7 @@
 //!
 //! Knows the API types and the engine. Must not know the controller: the contract between the two is in `api::task`.
 
+mod bucket;
 mod config;
 mod copy;
 mod failure;
@@ -31,6 +32,7 @@ mod remove;
 mod report;
 mod request;
 mod run;
+mod secret;
 mod stores;
 mod view;
 mod work;

@@ -11,7 +11,7 @@ use vitrine_engine::{
     store::rbd::{RbdCluster, RbdOptions, RbdStore},
 };
 
-use super::request::{self, RequestError};
+use super::secret;
 use crate::api::RbdBackend;
 
 /// How long the monitors may take to answer: less than a probe has, so that what they did not do is told.
@@ -26,11 +26,7 @@ const CONFIG: &str = "ceph.conf";
 /// # Errors
 /// `Unavailable` if the Secret cannot be read or lacks something, or the cluster cannot be reached, and what else opening says.
 pub async fn open(secrets: &Api<Secret>, name: &str, backend: &RbdBackend) -> Result<RbdStore> {
-    let secret = match request::once(secrets.get(&backend.secret_ref.name)).await {
-        Ok(secret) => secret,
-        Err(RequestError::NotFound) => return Err(lacking(name, backend, "is not there")),
-        Err(error) => return Err(lacking(name, backend, &format!("cannot be read ({error})"))),
-    };
+    let secret = secret::read(secrets, &backend.secret_ref).await.map_err(|why| lacking(name, backend, &why))?;
     let (name, options) = (name.to_owned(), options(name, backend, &secret)?);
     tokio::task::spawn_blocking(move || RbdStore::open(&name, &options))
         .await
@@ -38,12 +34,7 @@ pub async fn open(secrets: &Api<Secret>, name: &str, backend: &RbdBackend) -> Re
 }
 
 fn options(name: &str, backend: &RbdBackend, secret: &Secret) -> Result<RbdOptions> {
-    let data = secret.data.as_ref();
-    let text = |key: &str| {
-        let bytes = data.and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice()).unwrap_or_default();
-        let text = std::str::from_utf8(bytes).map(str::trim).unwrap_or_default();
-        if text.is_empty() { Err(lacking(name, backend, &format!("has no text in its key {key}"))) } else { Ok(text) }
-    };
+    let text = |key| secret::text(secret, &[key]).map_err(|why| lacking(name, backend, &why));
     let cluster = if backend.monitors.is_empty() {
         RbdCluster::Config(text(CONFIG)?.to_owned())
     } else {

@@ -141,9 +141,6 @@ async fn look_at(store: &dyn Store) -> Result<Look> {
         answer => answer.map(|()| None)?,
     };
     let capacity = store.capacity().await?;
-    // Also where bytes are left and something else has run out.
-    let is_full = matches!(closed, Some(Closed::Full(_)));
-    let capacity = capacity.map(|room| if is_full { Capacity { available: 0, ..room } } else { room });
     Ok(Look { id: store.id(), capacity, closed })
 }
 
@@ -165,6 +162,7 @@ fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
         }
         Err(error) => (false, error.to_string(), Look::default()),
     };
+    let is_full = matches!(look.closed, Some(Closed::Full(_)));
     StoreReport {
         name,
         observed_generation: generation,
@@ -174,7 +172,8 @@ fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
         read_only: matches!(look.closed, Some(Closed::ReadOnly(_))),
         message: failure::shorten(&message, MAX_MESSAGE),
         capacity: look.capacity.map(|capacity| signed(capacity.total)),
-        available: look.capacity.map(|capacity| signed(capacity.available)),
+        // Also where bytes are left and something else has run out, and of a store that does not tell its room.
+        available: if is_full { Some(0) } else { look.capacity.map(|capacity| signed(capacity.available)) },
         probed_at: Time(Timestamp::now()),
         listing: None,
     }
@@ -235,6 +234,9 @@ mod tests {
         let report = report(subject(), look_at(&probed(Kind::NoSpace)).await);
         assert!(report.ready && !report.message.is_empty(), "{report:?}");
         assert_eq!((report.capacity, report.available), (Some(1 << 20), Some(0)));
+        let untold = Look { closed: Some(Closed::Full("quota".to_owned())), ..Look::default() };
+        let report = super::report(subject(), Ok(untold));
+        assert_eq!((report.capacity, report.available), (None, Some(0)), "a bucket does not tell its size");
         assert_eq!(look_at(&probed(Kind::Io)).await.unwrap_err().kind(), Kind::Io);
         let report = super::report(subject(), look_at(&probed(Kind::Denied)).await);
         assert!(report.ready && report.read_only && !report.message.is_empty(), "{report:?}");

@@ -27,8 +27,8 @@ use vitrine_engine::{
     },
 };
 
-use super::pool;
-use crate::api::{Backend, FilesystemBackend, RbdBackend};
+use super::{bucket, pool};
+use crate::api::{Backend, FilesystemBackend};
 
 /// Folders that the agent makes are for nobody else on the node.
 const MODE: u32 = 0o700;
@@ -105,17 +105,25 @@ impl Stores {
         let store = cell.get_or_try_init(|| async move {
             match place.backend {
                 Backend { filesystem: Some(folder), .. } => self.open_folder(place.name, folder, expected).await,
-                Backend { rbd: Some(pool), .. } => self.open_pool(place.name, pool, expected).await,
-                Backend { filesystem: None, rbd: None } => Err(unknown(place.name)),
+                Backend { rbd: Some(pool), .. } => {
+                    let store = pool::open(self.secrets(place.name)?, place.name, pool).await?;
+                    self.take_up(place, Arc::new(store), expected.as_ref())
+                }
+                Backend { s3: Some(bucket), .. } => {
+                    let store = bucket::open(self.secrets(place.name)?, place.name, bucket).await?;
+                    self.take_up(place, Arc::new(store), expected.as_ref())
+                }
+                Backend { filesystem: None, rbd: None, s3: None } => Err(unknown(place.name)),
             }
         });
         store.await.cloned()
     }
 
-    /// Lets a connection go, so that the next who asks makes it anew; what is used already goes on. Folders stay as they are.
+    /// Lets a connection go, so that the next who asks makes it anew, with what its Secret then holds; what is used already goes on.
+    /// Folders stay as they are.
     pub fn let_go(&self, name: &str) {
         let mut state = self.lock();
-        if state.opened.get(name).is_some_and(|(backend, _)| backend.rbd.is_some()) {
+        if state.opened.get(name).is_some_and(|(backend, _)| backend.filesystem.is_none()) {
             state.opened.remove(name);
         }
     }
@@ -160,25 +168,30 @@ impl Stores {
         cell.clone()
     }
 
-    async fn open_pool(&self, name: &str, pool: &RbdBackend, expected: Option<StoreId>) -> Result<Arc<dyn Store>> {
+    fn secrets(&self, name: &str) -> Result<&Api<Secret>> {
         let missing =
             || Error::new(Kind::Internal, format!("store {name}: nobody told where Secrets are; report this"));
-        let store = pool::open(self.secrets.as_ref().ok_or_else(missing)?, name, pool).await?;
+        self.secrets.as_ref().ok_or_else(missing)
+    }
+
+    /// Takes a store behind a connection for that of `place`, if it is the one that is expected there.
+    fn take_up(&self, place: Place<'_>, store: Arc<dyn Store>, expected: Option<&StoreId>) -> Result<Arc<dyn Store>> {
         let id = store.id().as_deref().and_then(StoreId::parse);
-        if let (Some(expected), Some(id)) = (&expected, &id)
+        if let (Some(expected), Some(id)) = (expected, &id)
             && expected != id
         {
             let message = format!(
-                "store {name}: pool {} is there, and it is not the one that was used before: {id} instead of {expected}; is it \
-                 another cluster? Correct the monitors, or make a new ImageStore",
-                pool.pool
+                "store {}: {} is there, and it is not the one that was used before: {id} instead of {expected}; is it another \
+                 cluster? Correct its addresses, or make a new ImageStore",
+                place.name,
+                place.backend.place().unwrap_or("its back end")
             );
             return Err(Error::new(Kind::Unavailable, message));
         }
         if let Some(id) = &id {
-            self.claim(name, id)?;
+            self.claim(place.name, id)?;
         }
-        Ok(Arc::new(store))
+        Ok(store)
     }
 
     async fn open_folder(
@@ -207,8 +220,8 @@ impl Stores {
         let mut state = self.lock();
         if let Some((other, _)) = state.known.iter().find(|(other, known)| *other != name && known.id == *id) {
             let message = format!(
-                "store {name}: its folder or pool is that of ImageStore {other} (store {id}), by another path; make an ImageStore \
-                 with a folder, pool or namespace of its own instead of this one"
+                "store {name}: its folder, pool or bucket is that of ImageStore {other} (store {id}), by another path; make an \
+                 ImageStore with a folder, a pool or namespace, or a bucket or prefix of its own instead of this one"
             );
             return Err(Error::new(Kind::InvalidInput, message));
         }

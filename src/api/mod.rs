@@ -15,7 +15,7 @@ mod source;
 mod store;
 mod task;
 
-pub use backend::{Backend, FilesystemBackend, RbdBackend};
+pub use backend::{Backend, FilesystemBackend, RbdBackend, S3Backend};
 pub use content::Content;
 pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{

@@ -57,15 +57,20 @@ use super::{
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.filesystem), has(self.rbd)].filter(x, x).size() == 1")
-    .message("name exactly one back end: filesystem or rbd"))]
-#[x_kube(validation = Rule::new("has(self.filesystem) == has(oldSelf.filesystem) && has(self.rbd) == has(oldSelf.rbd)")
+#[x_kube(validation = Rule::new("[has(self.filesystem), has(self.rbd), has(self.s3)].filter(x, x).size() == 1")
+    .message("name exactly one back end: filesystem, rbd or s3"))]
+#[x_kube(validation = Rule::new(
+    "has(self.filesystem) == has(oldSelf.filesystem) && has(self.rbd) == has(oldSelf.rbd) && has(self.s3) == has(oldSelf.s3)")
     .message("the back end of a store cannot be changed, for its images would not move: make a new ImageStore"))]
 // `namespace` is a word of CEL's own, and written like this where it names a field.
 #[x_kube(validation = Rule::new(
     "!has(self.rbd) || !has(oldSelf.rbd) || (self.rbd.pool == oldSelf.rbd.pool && has(self.rbd.__namespace__) == has(oldSelf.rbd.__namespace__) \
      && (!has(self.rbd.__namespace__) || self.rbd.__namespace__ == oldSelf.rbd.__namespace__))")
     .message("pool and namespace of a store cannot be changed, for its images would not move: make a new ImageStore"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.s3) || !has(oldSelf.s3) || (self.s3.endpoint == oldSelf.s3.endpoint && self.s3.bucket == oldSelf.s3.bucket \
+     && has(self.s3.prefix) == has(oldSelf.s3.prefix) && (!has(self.s3.prefix) || self.s3.prefix == oldSelf.s3.prefix))")
+    .message("endpoint, bucket and prefix of a store cannot be changed, for its images would not move: make a new ImageStore"))]
 #[x_kube(validation = Rule::new("!has(self.filesystem) || !has(oldSelf.filesystem) || self.filesystem.path == oldSelf.filesystem.path")
     .message("the path of a store cannot be changed, for its images would not move: make a new ImageStore"))]
 #[x_kube(validation = Rule::new(

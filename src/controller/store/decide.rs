@@ -265,15 +265,13 @@ fn may_not_write(reach: &Reach<'_>) -> String {
 }
 
 fn full(store: &ImageStore, reach: &Reach<'_>) -> String {
-    let backend = &store.spec.backend;
-    let folder = backend.filesystem.as_ref().map(|folder| folder.path.as_str());
-    let path = folder.or_else(|| Some(backend.rbd.as_ref()?.pool.as_str())).unwrap_or("its back end");
+    let place = store.spec.backend.place().unwrap_or("its back end");
     let nodes = reach.ready.iter().take(NAMED_NODES).map(|(node, _)| *node).collect::<Vec<_>>().join(", ");
     let more = reach.ready.len().saturating_sub(NAMED_NODES);
     let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
     let said = reach.ready.iter().map(|(_, report)| report.message.as_str()).find(|message| !message.is_empty());
     let advice = said.unwrap_or("delete Images that are kept here, enlarge the volume, or name another store");
-    format!("no room is left in {path} on {nodes}{rest}: {advice}. What is kept stays readable and can be removed")
+    format!("no room is left in {place} on {nodes}{rest}: {advice}. What is kept stays readable and can be removed")
 }
 
 fn instead(found: &str, expected: &str) -> String {

@@ -1,6 +1,7 @@
 //! The whole: the real operator and real agents on a real API server, from an Image to bytes in a store.
 
 mod broken;
+mod buckets;
 mod ceph;
 mod contests;
 mod copies;
