@@ -15,7 +15,7 @@ use crate::{
 
 /// Clones that a message names; the rest are counted.
 const NAMED: usize = 10;
-/// How often clones that appear while others are flattened are flattened too.
+/// How often clones are listed anew that appear or go meanwhile, and flattened too where that is asked for.
 const ROUNDS: usize = 5;
 
 /// Makes the snapshot of a published image free to be removed.
@@ -61,7 +61,15 @@ pub(super) fn of(place: &Arc<Place>, id: &str) -> Result<Vec<Child>> {
         Err(Errno::NOENT) => return Ok(Vec::new()),
         Err(errno) => return Err(failed(errno)),
     };
-    let children = image.children().map_err(failed)?;
+    let mut children = image.children();
+    for _ in 1..ROUNDS {
+        // One of them came and went while they were listed, as a clone does that was begun too late.
+        if !matches!(children, Err(Errno::NOENT)) {
+            break;
+        }
+        children = image.children();
+    }
+    let children = children.map_err(failed)?;
     image.close().map_err(failed)?;
     Ok(children)
 }
