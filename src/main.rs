@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         Verb::Convert(convert) => convert.run(),
         Verb::Import(import) => import.run(),
         Verb::Checksum(checksum) => checksum.run(),
+        Verb::Clone(clone) => clone.run(),
+        Verb::Children(children) => children.run(),
         Verb::Agent(agent) => serve(agent.log_json, run_agent(&agent)),
         Verb::Crds(crds) => crds.run(),
         Verb::Operator(operator) => serve(operator.log_json, run_operator(operator)),

@@ -5,7 +5,9 @@
 
 mod agent;
 mod bounds;
+mod ceph;
 mod checksum;
+mod clone;
 mod convert;
 mod crds;
 mod import;
@@ -21,6 +23,7 @@ use clap::{Parser, Subcommand};
 
 pub use agent::Agent;
 pub use checksum::Checksum;
+pub use clone::{Children, Cloning};
 pub use convert::Convert;
 pub use crds::Crds;
 pub use import::Import;
@@ -36,7 +39,7 @@ const EXIT_CODES: &str = "Exit codes:
 
 /// An image service for virtual machines that lives in Kubernetes.
 ///
-/// `inspect`, `convert`, `import`, `checksum` and `crds` need no cluster.
+/// `inspect`, `convert`, `import`, `checksum`, `clone`, `children` and `crds` need no Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "vitrine", version, about, max_term_width = 120, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -60,6 +63,12 @@ pub enum Verb {
     /// Compute digests of images, or of what a guest sees in them.
     #[command(after_help = EXIT_CODES)]
     Checksum(Checksum),
+    /// Make a copy-on-write clone of an object in a pool of Ceph.
+    #[command(after_help = EXIT_CODES)]
+    Clone(Cloning),
+    /// List the clones of an object in a pool of Ceph.
+    #[command(after_help = EXIT_CODES)]
+    Children(Children),
     /// Run the agent of one node.
     Agent(Box<Agent>),
     /// Print the definitions of the custom resources.

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::program::{run, vitrine};
 
-const VERBS: [&str; 5] = ["inspect", "convert", "import", "checksum", "crds"];
+const VERBS: [&str; 7] = ["inspect", "convert", "import", "checksum", "clone", "children", "crds"];
 
 #[test]
 fn every_verb_explains_itself_and_its_exit_codes() {

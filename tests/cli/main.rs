@@ -8,6 +8,7 @@
 mod boot;
 mod checksum;
 mod container;
+mod clone;
 mod convert;
 mod help;
 mod import;

@@ -94,18 +94,17 @@ fn flatten(place: &Arc<Place>, child: &Child) -> Result<()> {
 
 /// Makes `name` in `pool` (or `pool/namespace`) a clone; returns its place as a URL.
 pub(super) fn make(place: &Arc<Place>, key: &ObjectKey, pool: &str, name: &str) -> Result<String> {
-    let (_, image) = published::open(place, key, published::Use::Hidden)?;
     let doing = format!("cloning image {key} to {pool}/{name}");
+    let told = |kind, what: String| {
+        Error::new(kind, format!("store {}, pool {}: {doing}: {what}", place.name(), place.spec()))
+    };
+    if layout::Entry::of(name) != layout::Entry::Foreign {
+        return Err(told(Kind::InvalidInput, "names like this one are the store's own; choose another".to_owned()));
+    }
+    let (_, image) = published::open(place, key, published::Use::Hidden)?;
     let failed = |errno| place.error(&doing, errno);
     image.close().map_err(failed)?;
-    let (pool_name, namespace) = pool.split_once('/').unwrap_or((pool, ""));
-    let target: Pool = place.cluster().pool(pool_name, namespace).map_err(|errno| match errno {
-        Errno::NOENT => {
-            let message = format!("store {}: {doing}: the cluster has no pool {pool_name}", place.name());
-            Error::new(Kind::NotFound, message)
-        }
-        errno => failed(errno),
-    })?;
+    let target = open_target(place, pool, &doing)?;
     let parent = layout::object(key);
     let clone = |making: &Making| place.pool().clone_image(&parent, SNAPSHOT, &target, name, making);
     let cloned = match clone(&Making::default()) {
@@ -116,12 +115,46 @@ pub(super) fn make(place: &Arc<Place>, key: &ObjectKey, pool: &str, name: &str) 
     match cloned {
         Ok(()) => Ok(format!("rbd://{}/{pool}/{name}", place.fsid())),
         // Between the look and the clone it was deleted, or is about to be.
-        Err(Errno::INVAL | Errno::NOENT) => {
-            let message = format!("store {}: {doing}: the image is being deleted", place.name());
-            Err(Error::new(Kind::NotFound, message))
+        Err(Errno::INVAL | Errno::NOENT) => Err(told(Kind::NotFound, "the image is being deleted".to_owned())),
+        Err(Errno::EXIST) => {
+            Err(told(Kind::AlreadyExists, format!("{pool}/{name} exists already; choose another name, or remove it")))
+        }
+        Err(Errno::PERM | Errno::ACCES) => {
+            let pool = pool.split('/').next().unwrap_or(pool);
+            let what = format!(
+                "Ceph does not let client.{} do this. It needs osd 'profile rbd pool={pool}' to write the clone, and the same of pool                  {} to note it with its parent (`ceph auth caps`)",
+                place.user(),
+                place.pool_name()
+            );
+            Err(told(Kind::Denied, what))
         }
         Err(errno) => Err(failed(errno)),
     }
+}
+
+/// The pool, or the namespace in one, that a clone goes to.
+fn open_target(place: &Arc<Place>, pool: &str, doing: &str) -> Result<Pool> {
+    let absent = |what: &str, how: &str| {
+        let message = format!(
+            "store {}, pool {}: {doing}: the cluster has no {what}: make it with `{how}`, or name another",
+            place.name(),
+            place.spec()
+        );
+        Error::new(Kind::NotFound, message)
+    };
+    let (name, namespace) = pool.split_once('/').unwrap_or((pool, ""));
+    let no_pool = || absent(&format!("pool {name}"), &format!("ceph osd pool create {name}"));
+    let exists = if namespace.is_empty() { Ok(true) } else { place.cluster().has_namespace(name, namespace) };
+    match exists {
+        Ok(true) => {}
+        Ok(false) => return Err(absent(&format!("namespace {pool}"), &format!("rbd namespace create {pool}"))),
+        Err(Errno::NOENT) => return Err(no_pool()),
+        Err(errno) => return Err(place.error(doing, errno)),
+    }
+    place.cluster().pool(name, namespace).map_err(|errno| match errno {
+        Errno::NOENT => no_pool(),
+        errno => place.error(doing, errno),
+    })
 }
 
 /// The clones of a published image, as `pool/name`.

@@ -79,10 +79,16 @@ impl RbdStore {
         Ok(Self { place: Arc::new(Place::open(name, options)?), peak: Arc::default() })
     }
 
+    /// The id of the cluster, its `fsid`.
+    pub fn cluster_id(&self) -> &str {
+        self.place.fsid()
+    }
+
     /// Makes `name` in `pool` (or `pool/namespace`) of the same cluster a copy-on-write clone of a published object; returns its URL.
     ///
     /// # Errors
-    /// `NotFound` if the object or the pool is not there, `AlreadyExists` if the name is taken, `Denied`, `Unavailable`.
+    /// `NotFound` if the object, the pool or the namespace is not there, `AlreadyExists` if the name is taken, `InvalidInput` if it is one
+    /// of the store's own, `Denied`, `Unavailable`.
     pub async fn clone_image(&self, key: &ObjectKey, pool: &str, name: &str) -> Result<String> {
         let doing = format!("cloning {key} to {pool}/{name}");
         let (key, pool, name) = (key.clone(), pool.to_owned(), name.to_owned());

@@ -105,6 +105,16 @@ impl Place {
         &self.name
     }
 
+    /// The cephx user, without `client.`.
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The pool, without its namespace.
+    pub(super) fn pool_name(&self) -> &str {
+        &self.pool_name
+    }
+
     /// The cluster's id.
     pub(super) fn fsid(&self) -> &str {
         &self.fsid
