@@ -11,7 +11,7 @@ use vitrine_engine::{
     model::{Digest, ObjectKey, OutputFormat},
     pipeline::{Import, Imported, Permit, Published, Target},
     source::{HttpConfig, HttpSource, fetch_checksum, file_name},
-    store::{self, ObjectStat},
+    store::{self, ObjectStat, thick::ThickStore},
 };
 
 use super::{failure, rate::signed, request, stores::Place, workplace::Workplace};
@@ -97,6 +97,7 @@ pub async fn targets(
         let opening = place.stores.open(named(target));
         let opened = store::answer_within(patience, &target.name, "opening it", stop, opening).await;
         let store = opened.map_err(|error| here(place, error))?;
+        let store = if target.thin_provisioning { store } else { Arc::new(ThickStore::new(store)) };
         Ok::<_, Error>(Target { store, output: output_format(&target.output)? })
     };
     let (mut targets, mut closed) = (Vec::new(), Vec::new());

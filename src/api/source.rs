@@ -109,3 +109,13 @@ fn default_bundle_key() -> String {
 pub(super) fn is_false(value: &bool) -> bool {
     !value
 }
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+pub(super) fn is_true(value: &bool) -> bool {
+    *value
+}
+
+/// The default of what is switched on.
+pub(super) fn yes() -> bool {
+    true
+}

@@ -16,11 +16,11 @@ use super::{
     backend::{Backend, STORE_ID_PATTERN},
     image::Conversion,
     schema,
-    source::is_false,
+    source::{is_false, yes},
 };
 
 /// A back end that keeps image data.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "vitrine.dev",
     version = "v1alpha1",
@@ -77,6 +77,8 @@ use super::{
     "!has(self.filesystem) || !has(oldSelf.filesystem) || \
      (has(self.filesystem.shared) && self.filesystem.shared) == (has(oldSelf.filesystem.shared) && oldSelf.filesystem.shared)")
     .message("shared cannot be changed, for the nodes of its images are recorded or not: make a new ImageStore"))]
+#[x_kube(validation = Rule::new("!has(self.thinProvisioning) || self.thinProvisioning || has(self.filesystem) || has(self.rbd)")
+    .message("thinProvisioning can be false for filesystem and rbd only: other back ends have nowhere to put zeros, leave it out"))]
 pub struct ImageStoreSpec {
     /// Keeps Images that name no store. If several stores say so, the oldest is it.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -95,6 +97,10 @@ pub struct ImageStoreSpec {
     /// How images are stored here that do not say it themselves. Absent means raw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferred_format: Option<Conversion>,
+    /// Whether zeros and holes of images stored from now on are left out. If not, the store holds every byte for real, so that no guest
+    /// ever finds it full: `rbd` and `filesystem` can do that.
+    #[serde(default = "yes")]
+    pub thin_provisioning: bool,
     /// Labels of the nodes that reach it; empty means all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::node_selector")]
@@ -102,6 +108,22 @@ pub struct ImageStoreSpec {
     /// What stands behind it.
     #[serde(flatten)]
     pub backend: Backend,
+}
+
+impl Default for ImageStoreSpec {
+    /// What the API server makes of one that says nothing.
+    fn default() -> Self {
+        Self {
+            default: false,
+            weight: 0,
+            verify: None,
+            read_only: false,
+            preferred_format: None,
+            thin_provisioning: yes(),
+            node_selector: BTreeMap::new(),
+            backend: Backend::default(),
+        }
+    }
 }
 
 /// When what is kept is verified.

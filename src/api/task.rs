@@ -42,7 +42,7 @@ use super::{
     content::Content,
     image::{DeclaredFormat, Output, Progress},
     schema,
-    source::{DIGEST_PATTERN, is_false},
+    source::{DIGEST_PATTERN, is_false, is_true, yes},
 };
 
 /// The highest number of an attempt.
@@ -270,6 +270,9 @@ pub struct StoreTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = STORE_ID_PATTERN))]
     pub store_id: Option<String>,
+    /// Whether zeros and holes are left out there. If not, the store holds every byte for real.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub thin_provisioning: bool,
     /// What stands behind it.
     #[serde(flatten)]
     pub backend: Backend,

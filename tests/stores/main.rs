@@ -12,6 +12,7 @@ mod decorators;
 mod filesystem;
 mod rbd;
 mod s3;
+mod thick;
 
 use std::sync::Arc;
 

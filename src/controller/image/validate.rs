@@ -48,6 +48,8 @@ pub struct WantedStore {
     pub backend: Backend,
     /// How the image is stored there.
     pub output: Output,
+    /// Whether zeros are left out there.
+    pub thin_provisioning: bool,
     /// The nodes that reach it.
     pub node_selector: BTreeMap<String, String>,
     /// Whether it takes new images.
@@ -194,6 +196,7 @@ fn wanted_store(spec: &ImageSpec, store: &ImageStore) -> Result<WantedStore, Str
     Ok(WantedStore {
         backend,
         output: output(conversion),
+        thin_provisioning: store.spec.thin_provisioning,
         node_selector: store.spec.node_selector.clone(),
         writable: !store.spec.read_only,
         prepared: store.finalizers().iter().any(|f| f == identity::FINALIZER),

@@ -20,7 +20,7 @@ use super::{
     Direct, Imported, Output, Progress, Stage, Target, Transfer, Transferred, container,
     deliver::{NamedSink, WrittenFile},
     import::imported,
-    publish::{join_sinks, publish},
+    publish::{Joining, join_sinks, publish},
     sparse::{Holes, Sparse},
     transfer::{BUFFERS, Failed, transfer},
 };
@@ -29,6 +29,7 @@ use crate::{
     format::{self, DiskMap as _, Order},
     io::{FileReader, ReadAt},
     model::{ContainerFormat, DiskFormat, Evidence, Limits, ObjectKey, Properties, Received, Verified},
+    store::DEADLINE,
     unpack,
 };
 
@@ -74,9 +75,15 @@ pub async fn convert(job: ConvertJob, progress: &Arc<Progress>, cancel: &Cancell
     let encoder = format::encoder(target.output)?.into();
     let stop = cancel.child_token();
     let outputs = vec![Output { encoder, sinks: vec![NamedSink { store, sink }] }];
-    let (progress_of_work, cancel) = (progress.clone(), stop.clone());
-    let work =
-        Transfer { outputs, require_all: true, limits, workers, buffers: BUFFERS, progress: progress_of_work, cancel };
+    let work = Transfer {
+        outputs,
+        require_all: true,
+        limits,
+        workers,
+        buffers: BUFFERS,
+        progress: progress.clone(),
+        cancel: stop.clone(),
+    };
     // If this future is dropped, the guard ends the threads.
     let _guard = stop.drop_guard();
     let handle = Handle::current();
@@ -87,7 +94,8 @@ pub async fn convert(job: ConvertJob, progress: &Arc<Progress>, cancel: &Cancell
         Err(failed) => return Err(failed.settle().await),
     };
     let mut published = Vec::new();
-    let sinks = join_sinks(files, true, &mut published).await?;
+    let rules = Joining { require_all: true, patience: DEADLINE, stop: cancel };
+    let sinks = join_sinks(files, rules, &mut published).await?;
     progress.enter(Stage::Publishing);
     let verified = Verified::try_from(evidence)?;
     publish(sinks, &verified, true, &mut published).await?;

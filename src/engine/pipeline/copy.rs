@@ -14,7 +14,7 @@ use super::{
     import::imported,
     publish::{Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
     stored::{self, Copies, Opened, are_alike, move_stored},
-    transfer::BUFFERS,
+    transfer::{BUFFERS, Failed},
     verify::{Verdict, is_rot, verify_opened},
 };
 use crate::{
@@ -129,7 +129,7 @@ async fn copy_from(
 ) -> Result<Tried> {
     progress.enter(Stage::Connecting);
     progress.expect(Some(image.length));
-    let (outputs, mut published) = open_sinks(&job.placing(), cancel).await?;
+    let (outputs, published) = open_sinks(&job.placing(), cancel).await?;
     if outputs.is_empty() {
         return take_over(job, image, published, cancel).await.map(Ok);
     }
@@ -143,8 +143,8 @@ async fn copy_from(
             return conclude(job, image, manifest, files, published, progress, cancel).await.map(Ok);
         }
         Ok((manifest, files)) => {
-            remove_all(join_sinks(files, false, &mut published).await?).await;
-            Error::new(Kind::Changed, format!("{} was read, and {} is expected", manifest.root(), job.content))
+            let found = format!("{} was read, and {} is expected", manifest.root(), job.content);
+            Failed::after(Error::new(Kind::Changed, found), files).settle().await
         }
         Err(error) if cancel.is_cancelled() => return Err(error),
         Err(error) => error,
@@ -240,7 +240,7 @@ async fn conclude(
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Imported> {
-    let sinks = join_sinks(files, false, &mut published).await?;
+    let sinks = join_sinks(files, job.placing().joining(cancel), &mut published).await?;
     progress.enter(Stage::Publishing);
     let verified = match approve(&job.placing(), evidence(image, manifest), &mut published, cancel).await {
         Ok(verified) => verified,

@@ -259,7 +259,7 @@ async fn attempt_with(
     }
     progress.enter(Stage::Transferring);
     let (files, evidence) = receive(job, keep, opened, outputs, progress, cancel.child_token()).await?;
-    let sinks = join_sinks(files, job.require_all, &mut published).await?;
+    let sinks = join_sinks(files, job.placing().joining(cancel), &mut published).await?;
     progress.enter(Stage::Publishing);
     let verified = match approve(&job.placing(), evidence, &mut published, cancel).await {
         Ok(verified) => verified,

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Permit, Published, Target,
-    deliver::{NamedSink, WrittenFile},
+    deliver::{NamedSink, SinkTask, WrittenFile},
     transfer::Output,
 };
 use crate::{
@@ -37,6 +37,13 @@ pub struct Placing<'a> {
     pub permit: Option<&'a dyn Permit>,
     /// How long a store may take to answer.
     pub patience: Duration,
+}
+
+impl Placing<'_> {
+    /// How its sinks are waited for.
+    pub fn joining<'a>(&self, stop: &'a CancellationToken) -> Joining<'a> {
+        Joining { require_all: self.require_all, patience: self.patience, stop }
+    }
 }
 
 /// A sink in every store that does not hold the object yet, grouped by output format. There is none if each has it, or has failed.
@@ -96,25 +103,24 @@ pub fn nowhere(published: Vec<Published>) -> Error {
     first.unwrap_or_else(|| Error::new(Kind::AlreadyExists, "every store holds the image already"))
 }
 
-/// Waits for all writes. With `require_all`, one failure removes what the others wrote.
+/// Waits for all writes, and for what else takes long before publishing. With `require_all`, one failure removes what the others wrote.
 ///
 /// # Errors
 /// With `require_all`, the first failure.
 pub async fn join_sinks(
     files: Vec<WrittenFile>,
-    require_all: bool,
+    rules: Joining<'_>,
     published: &mut Vec<Published>,
 ) -> Result<Vec<WrittenSink>> {
-    let mut sinks = Vec::new();
-    let mut failure = None;
-    for WrittenFile { length, sinks: tasks } in files {
-        for task in tasks {
-            let store = task.store.clone();
-            match task.join().await {
-                Ok(sink) => sinks.push(WrittenSink { length, sink }),
-                Err(error) if require_all => failure = failure.or(Some(error)),
-                Err(error) => published.push(Published { store, result: Err(error) }),
-            }
+    let tasks = files.into_iter().flat_map(|WrittenFile { length, sinks }| sinks.into_iter().map(move |t| (t, length)));
+    // All at once: each may have much to do.
+    let joined = join_all(tasks.map(|(task, length)| finish(task, length, rules))).await;
+    let (mut sinks, mut failure) = (Vec::new(), None);
+    for (store, result) in joined {
+        match result {
+            Ok(sink) => sinks.push(sink),
+            Err(error) if rules.require_all || error.kind() == Kind::Cancelled => failure = failure.or(Some(error)),
+            Err(error) => published.push(Published { store, result: Err(error) }),
         }
     }
     match failure {
@@ -122,6 +128,37 @@ pub async fn join_sinks(
         Some(error) => {
             remove_all(sinks).await;
             Err(error)
+        }
+    }
+}
+
+/// How sinks are waited for.
+#[derive(Clone, Copy)]
+pub struct Joining<'a> {
+    /// Whether one store's failure fails all.
+    pub require_all: bool,
+    /// How long a store may go on without progress.
+    pub patience: Duration,
+    /// Ends it early.
+    pub stop: &'a CancellationToken,
+}
+
+/// Waits for a sink's writes, and has it do what is to be done before it is committed.
+async fn finish(task: SinkTask, length: u64, rules: Joining<'_>) -> (String, Result<WrittenSink>) {
+    let store = task.store.clone();
+    let mut sink = match task.join().await {
+        Ok(sink) => sink,
+        Err(error) => return (store, Err(error)),
+    };
+    loop {
+        let prepared = sink.sink.prepare(length);
+        match answer_within(rules.patience, &store, "storing zeros", rules.stop, prepared).await {
+            Ok(true) => {}
+            Ok(false) => return (store, Ok(WrittenSink { length, sink })),
+            Err(error) => {
+                sink.remove().await;
+                return (store, Err(error));
+            }
         }
     }
 }
@@ -235,4 +272,78 @@ async fn commit(written: WrittenSink, verified: &Verified) -> Published {
     let result = answer(&store, "publishing", &never, sink.commit(length, verified)).await;
     let result = result.map_err(|e| e.context(format!("store {store}")));
     Published { store, result }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// A sink with `left` parts to do before it can be published, each of which takes a second, or never ends.
+    struct Laborious {
+        left: u32,
+        hangs: bool,
+        aborted: Arc<AtomicU32>,
+    }
+
+    #[async_trait]
+    impl Sink for Laborious {
+        async fn write_at(&mut self, _offset: u64, _bytes: Bytes) -> Result<()> {
+            Ok(())
+        }
+
+        async fn prepare(&mut self, length: u64) -> Result<bool> {
+            assert_eq!(length, 7);
+            tokio::time::sleep(if self.hangs { Duration::MAX } else { Duration::from_secs(1) }).await;
+            self.left = self.left.saturating_sub(1);
+            Ok(self.left > 0)
+        }
+
+        async fn commit(self: Box<Self>, _length: u64, _proof: &Verified) -> Result<ObjectStat> {
+            Err(Error::new(Kind::Internal, format!("{} parts were not done", self.left)))
+        }
+
+        async fn abort(self: Box<Self>) -> Result<()> {
+            self.aborted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    async fn joined(left: u32, hangs: bool, stop: &CancellationToken) -> (Result<Vec<WrittenSink>>, u32) {
+        let aborted = Arc::new(AtomicU32::new(0));
+        let sink = Box::new(Laborious { left, hangs, aborted: aborted.clone() });
+        let task = SinkTask::start(NamedSink { store: "s".to_owned(), sink }, PATIENCE);
+        let rules = Joining { require_all: true, patience: PATIENCE, stop };
+        let files = vec![WrittenFile { length: 7, sinks: vec![task] }];
+        let joined = join_sinks(files, rules, &mut Vec::new()).await;
+        (joined, aborted.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_is_waited_for_as_long_as_it_goes_on() {
+        let stop = CancellationToken::new();
+        // Far longer than any one of them may take.
+        let (joined_, aborted) = joined(1000, false, &stop).await;
+        assert_eq!((joined_.unwrap().len(), aborted), (1, 0));
+        let (hung, aborted) = joined(1, true, &stop).await;
+        let error = hung.map(|sinks| sinks.len()).unwrap_err();
+        assert_eq!((error.kind(), aborted), (Kind::Unavailable, 1), "{error}");
+        assert!(error.to_string().contains("store s"), "{error}");
+        let cancelled = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(PATIENCE / 2).await;
+            cancelled.cancel();
+        });
+        let (stopped, aborted) = joined(1000, false, &stop).await;
+        assert_eq!((stopped.map(|sinks| sinks.len()).unwrap_err().kind(), aborted), (Kind::Cancelled, 1));
+    }
 }

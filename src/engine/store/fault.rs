@@ -142,6 +142,14 @@ impl Sink for FaultySink {
         }
     }
 
+    fn hold_all(&mut self) -> Result<()> {
+        self.inner.hold_all()
+    }
+
+    async fn prepare(&mut self, length: u64) -> Result<bool> {
+        self.inner.prepare(length).await
+    }
+
     async fn commit(self: Box<Self>, length: u64, proof: &Verified) -> Result<ObjectStat> {
         match self.state.faults.commit {
             None => self.inner.commit(length, proof).await,

@@ -84,6 +84,14 @@ impl Sink for LimitedSink {
         self.inner.write_at(offset, bytes).await
     }
 
+    fn hold_all(&mut self) -> Result<()> {
+        self.inner.hold_all()
+    }
+
+    async fn prepare(&mut self, length: u64) -> Result<bool> {
+        self.inner.prepare(length).await
+    }
+
     async fn commit(self: Box<Self>, length: u64, proof: &Verified) -> Result<ObjectStat> {
         let Self { inner, _turn } = *self;
         inner.commit(length, proof).await

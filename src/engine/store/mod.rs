@@ -8,7 +8,7 @@
 //! | [`memory`] | the reference for all others, and for tests |
 //! | [`rbd`] | a Ceph pool: an RBD image with a protected snapshot per object |
 //! | [`s3`] | a bucket of an S3 server: pieces that hold only data, published by one conditional write |
-//! | [`limit`], [`fault`] | decorators: how many sinks at once; errors and delays on purpose |
+//! | [`limit`], [`fault`], [`thick`] | decorators: how many sinks at once; errors and delays on purpose; no holes |
 //!
 //! `tests/stores` holds the conformance suite that every one of them passes.
 
@@ -24,6 +24,7 @@ pub mod plain;
 pub mod rbd;
 mod record;
 pub mod s3;
+pub mod thick;
 mod writeback;
 
 use std::{sync::Arc, time::Duration};
@@ -116,6 +117,24 @@ pub trait Sink: Send {
     /// # Errors
     /// `NoSpace`, `Io`, `Unavailable`.
     async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<()>;
+
+    /// Has the store hold every byte of the object for real, the zeros too that are never written. Called before the first write.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the store can only leave them out.
+    fn hold_all(&mut self) -> Result<()> {
+        Err(Error::new(Kind::InvalidInput, "zeros are never stored there: leave its thinProvisioning out"))
+    }
+
+    /// Does a part of what takes long before an object of `length` bytes can be published, once everything is written; whether there
+    /// is more of it. Who calls this until there is not can see that it goes on, and stop it; `commit` does what is left.
+    ///
+    /// # Errors
+    /// As `write_at`.
+    async fn prepare(&mut self, length: u64) -> Result<bool> {
+        let _ = length;
+        Ok(false)
+    }
 
     /// Makes the object durable, `length` bytes long, and publishes it under its key, all or nothing.
     ///

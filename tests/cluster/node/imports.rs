@@ -1,5 +1,7 @@
 //! What goes right: bytes come out as they should, and go when they should.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use kube::api::PostParams;
 use serde_json::json;
 use vitrine::api::{Output, TaskPhase};
@@ -141,4 +143,23 @@ async fn headers_and_authorities_come_from_the_tasks_secret_and_stay_out_of_the_
     let failure = lab.failure(&lab.import(&order).await).await;
     assert_eq!((failure.reason.as_str(), failure.retryable), ("Denied", false), "{}", failure.message);
     assert!(agent.log().contains("imported") && !agent.log().contains("sesame"));
+}
+
+#[tokio::test]
+async fn a_store_without_thin_provisioning_holds_every_byte() {
+    let lab = Lab::shared("thick").await;
+    let node = lab.node("n").await;
+    let _agent = lab.start(&node, &[]);
+    let disk = [raw(1, 1 << 20), vec![0; 7 << 20]].concat();
+    lab.server.put("/disk", Route::bytes(disk.clone()));
+    for (image, thin) in [("a", true), ("b", false)] {
+        let mut order = node.order(image, &lab.server.url("/disk"));
+        order.import.stores[0].thin_provisioning = thin;
+        let task = lab.succeeded(&lab.import(&order).await).await;
+        let location = task.status.clone().unwrap().result.unwrap().locations.remove(0);
+        let held = stored(&task).metadata().unwrap().blocks() * 512;
+        assert_eq!(location.allocated_size.unsigned_abs() >= disk.len() as u64, !thin, "{location:?}");
+        assert_eq!(held >= disk.len() as u64, !thin, "{held}");
+        assert_eq!(sha256_of(&stored(&task)), sha256(&disk));
+    }
 }

@@ -265,7 +265,13 @@ impl Order {
             container_format: None,
             container_disk: None,
             require_all_stores: true,
-            stores: vec![StoreTarget { name: "s".to_owned(), output: RAW, store_id: None, backend: filesystem.into() }],
+            stores: vec![StoreTarget {
+                name: "s".to_owned(),
+                output: RAW,
+                store_id: None,
+                thin_provisioning: true,
+                backend: filesystem.into(),
+            }],
         };
         Self { image: image.to_owned(), revision: 1, attempt: 1, node: node.to_owned(), import }
     }

@@ -148,3 +148,14 @@ async fn what_must_not_change_cannot_be_changed() {
     let revived = patch("imagetask", name.into(), json!({ "spec": { "cancelled": false } })).await;
     assert!(revived.unwrap_err().contains("stays cancelled"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_leaves_zeros_out_unless_it_says_otherwise() {
+    let lab = Lab::new("thin").await;
+    lab.store("thin", json!({ "filesystem": { "path": "/srv/thin" } })).await;
+    lab.store("thick", json!({ "filesystem": { "path": "/srv/thick" }, "thinProvisioning": false })).await;
+    for (name, expected) in [("thin", "true"), ("thick", "false")] {
+        let args = ["get", "imagestore", &lab.store_name(name), "-o", "jsonpath={.spec.thinProvisioning}"];
+        assert_eq!(lab.plane.kubectl(&args).await.unwrap().success().unwrap(), expected, "{name}");
+    }
+}

@@ -137,6 +137,7 @@ fn targets(seen: &Observed<'_>, bringing: Bringing<'_>) -> Vec<StoreTarget> {
         name: store.name.clone(),
         output: store.output,
         store_id: seen.stores.get(&store.name).and_then(|found| store_id(seen, found, bringing.node)),
+        thin_provisioning: store.thin_provisioning,
         backend: store.backend.clone(),
     };
     bringing.stores.iter().map(target).collect()

@@ -18,6 +18,7 @@
 //! Knows nothing of formats or sources. Must not write anything below a ROOT whose marker it has not just seen.
 
 mod fence;
+mod fill;
 mod layout;
 mod object;
 mod partial;

@@ -27,6 +27,9 @@ const MEMORY: usize = 12 << 20;
 const MAX_PIECE: usize = 4 << 20;
 /// What a piece counts at least, so that a flood of tiny ones is bounded too: more than a place in the queue takes.
 const MIN_COST: usize = 512;
+/// How much is filled at once where there are to be no holes, in bytes: milliseconds where room can be set aside, seconds where zeros must
+/// be written.
+const FILLED: u64 = 256 << 20;
 /// How long dropping a sink waits for its files to be gone. Usually milliseconds; a disk that hangs must not hold the runtime,
 /// and the thread goes on by itself.
 const DROP_PATIENCE: Duration = Duration::from_secs(1);
@@ -46,6 +49,8 @@ pub(super) struct FilesystemSink {
     end: u64,
     /// Whether a write was begun and its future dropped: then nobody knows whether its bytes arrived.
     interrupted: bool,
+    /// How far holes are filled; `None` where they may stay.
+    filled: Option<u64>,
 }
 
 impl FilesystemSink {
@@ -66,7 +71,8 @@ impl FilesystemSink {
                 Error::with_source(Kind::Unavailable, message, e)
             })?;
         let memory = Arc::new(Semaphore::new(MEMORY));
-        Ok(Self { place, key, format, queue: Some(queue), memory, progress, ended, end: 0, interrupted: false })
+        let queue = Some(queue);
+        Ok(Self { place, key, format, queue, memory, progress, ended, end: 0, interrupted: false, filled: None })
     }
 
     fn send(&self, order: Order) -> Result<()> {
@@ -128,8 +134,25 @@ impl Sink for FilesystemSink {
         Ok(())
     }
 
+    fn hold_all(&mut self) -> Result<()> {
+        self.filled = Some(0);
+        Ok(())
+    }
+
+    async fn prepare(&mut self, length: u64) -> Result<bool> {
+        let Some(start) = self.filled.filter(|filled| *filled < length) else { return Ok(false) };
+        let end = start.saturating_add(FILLED).min(length);
+        let (reply, answer) = oneshot::channel();
+        self.send(Order::Fill { stretch: start..end, reply })?;
+        answer.await.map_err(|_| self.thread_gone())?;
+        self.progress.check()?;
+        self.filled = Some(end);
+        Ok(end < length)
+    }
+
     async fn commit(mut self: Box<Self>, length: u64, proof: &Verified) -> Result<ObjectStat> {
         self.check_commit(length)?;
+        while self.prepare(length).await? {}
         let image = Box::new(describe(self.format, length, proof));
         let (reply, answer) = oneshot::channel();
         self.end(Order::Publish { image, reply }, answer).await

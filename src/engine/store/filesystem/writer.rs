@@ -1,11 +1,15 @@
-//! The thread that writes one object's data: it takes pieces from a queue, joins neighbours, and has them written back early.
+//! The thread that writes one object's data: it takes pieces from a queue, joins neighbours, has them written back early, and fills holes
+//! where there are to be none.
 //!
 //! Runs on its own thread and not on the runtime's: it must finish its work, or clean up, also while the runtime shuts down.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
-    mpsc,
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
 };
 
 use bytes::Bytes;
@@ -14,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     super::{ObjectStat, data_file::DataFile},
+    fill,
     partial::Partial,
     place::Place,
     room,
@@ -28,11 +33,20 @@ use crate::{
 const MAX_BATCH: usize = 4 << 20;
 /// Pieces that one system call writes at most: 4 KiB pieces fill a batch, and the kernel takes no more (`IOV_MAX`).
 const MAX_PIECES: usize = MAX_BATCH / 4096;
+/// What holes are filled with where no room can be set aside.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// What a sink asks of its thread.
 pub(super) enum Order {
     /// Write these bytes.
     Write(Piece),
+    /// Hold every byte of the stretch for real.
+    Fill {
+        /// The stretch.
+        stretch: Range<u64>,
+        /// Where to tell that it is done; an error is told by `Progress`.
+        reply: oneshot::Sender<()>,
+    },
     /// Publish, after all writes before.
     Publish {
         /// What to record.
@@ -118,10 +132,18 @@ impl Writer {
                 Order::Write(first) => {
                     let batch;
                     (batch, next) = gather(first, queue);
-                    self.write(&batch);
+                    let pieces: Vec<&[u8]> = batch.iter().map(|piece| &*piece.bytes).collect();
+                    let start = batch.first().map_or(0, |piece| piece.offset);
+                    self.work(|writer| writer.try_write(&pieces, start));
                     // Before waiting: the sender may need the memory that the batch holds.
                     drop(batch);
                     next = next.or_else(|| queue.recv().ok());
+                }
+                Order::Fill { stretch, reply } => {
+                    self.work(|writer| writer.try_fill(&stretch));
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(());
+                    next = queue.recv().ok();
                 }
                 Order::Publish { image, reply } => {
                     // A caller that went away has lost the answer, not the object.
@@ -141,12 +163,12 @@ impl Writer {
         self.partial.publish(image)
     }
 
-    /// Writes a batch; the first failure ends the object at once, so that a full disk gets its room back.
-    fn write(&mut self, batch: &[Piece]) {
+    /// Works on the data; the first failure ends the object at once, so that a full disk gets its room back.
+    fn work(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
         if self.progress.abandoned.load(Ordering::Acquire) || self.progress.check().is_err() {
             return;
         }
-        if let Err(error) = self.try_write(batch) {
+        if let Err(error) = work(self) {
             // In this order: who hears of the failure finds nothing left.
             if let Err(error) = self.partial.remove() {
                 tracing::warn!(%error, "an unfinished object stays behind until it is swept");
@@ -155,13 +177,35 @@ impl Writer {
         }
     }
 
-    fn try_write(&mut self, batch: &[Piece]) -> Result<()> {
-        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(()) };
-        let (start, end) = (first.offset, last.end());
-        let length = end.saturating_sub(start);
+    /// Writes `pieces` one behind the other from `start` on.
+    fn try_write(&mut self, pieces: &[&[u8]], start: u64) -> Result<()> {
+        let length = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.allowance.take(&self.place, self.partial.data(), &self.partial.label(), length)?;
-        let pieces: Vec<&[u8]> = batch.iter().map(|piece| &*piece.bytes).collect();
-        self.data.write(&pieces, start).map_err(|errno| self.explain(errno, length))
+        self.data.write(pieces, start).map_err(|errno| self.explain(errno, length))
+    }
+
+    fn try_fill(&mut self, stretch: &Range<u64>) -> Result<()> {
+        let file = Arc::clone(self.partial.data());
+        if stretch.start == 0 {
+            // Not every file system counts as data what it has only in memory, and zeros would be written over it.
+            rustix::fs::fdatasync(&file).map_err(|errno| self.explain(errno, 0))?;
+        }
+        let holes = fill::holes(&file, stretch).map_err(|errno| self.explain(errno, 0))?;
+        let missing = holes.iter().map(|hole| hole.end.saturating_sub(hole.start)).sum();
+        self.allowance.take(&self.place, &file, &self.partial.label(), missing)?;
+        if fill::reserve(&file, stretch).map_err(|errno| self.explain(errno, missing))? {
+            return Ok(());
+        }
+        for hole in holes {
+            let mut at = hole.start;
+            while at < hole.end {
+                let left = usize::try_from(hole.end.saturating_sub(at)).unwrap_or(usize::MAX);
+                let zeros = ZEROS.get(..left).unwrap_or(&ZEROS);
+                self.data.write(&[zeros], at).map_err(|errno| self.explain(errno, missing))?;
+                at = at.saturating_add(zeros.len() as u64);
+            }
+        }
+        Ok(())
     }
 
     fn explain(&self, errno: Errno, length: u64) -> Error {

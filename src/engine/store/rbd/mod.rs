@@ -17,6 +17,7 @@
 
 mod capacity;
 mod clones;
+mod coverage;
 mod ffi;
 mod flight;
 mod index;

@@ -1,12 +1,17 @@
-//! The asynchronous side of an image that is being written: keeps several writes under way and lets the image grow before them.
+//! The asynchronous side of an image that is being written: keeps several writes under way, lets the image grow before them, and writes
+//! zeros where nothing may be left out.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
     super::{ObjectStat, Sink, cut_off, describe},
+    coverage::Coverage,
     place::Place,
     writing::Writing,
 };
@@ -16,7 +21,11 @@ use crate::{
 };
 
 /// A longer piece is written in parts of this length, the usual size of an object, so that several are under way.
-const MAX_PIECE: u64 = 4 << 20;
+pub(super) const MAX_PIECE: u64 = 4 << 20;
+/// What is written where nothing may be left out, `MAX_PIECE` long.
+static ZEROS: [u8; 4 << 20] = [0; 4 << 20];
+/// How many stretches of zeros, of `MAX_PIECE` at most, are written in one part of the work before publishing.
+const PREPARED: usize = 16;
 /// By how much an image grows at least: it must be longer than what is written, and changing its length takes some milliseconds. At
 /// the end it is cut to its length, which costs nothing for objects that do not exist.
 const MIN_GROWTH: u64 = 1 << 30;
@@ -34,6 +43,8 @@ pub(super) struct RbdSink {
     end: u64,
     /// Whether a write was begun and its future dropped: then nobody knows whether its bytes arrived.
     interrupted: bool,
+    /// What was written; `None` where something may be left out.
+    coverage: Option<Coverage>,
     /// The most writes that any sink of the store had under way.
     peak: Arc<Mutex<usize>>,
 }
@@ -52,7 +63,7 @@ impl RbdSink {
         let begun = place.call(doing, move |place| {
             // Within the work: if nobody waits for it any more, the sink is dropped, which removes what was made.
             let writing = Some(Writing::begin(place, &key, attempt)?);
-            Ok(Self { writing, format, length: 0, end: 0, interrupted: false, peak })
+            Ok(Self { writing, format, length: 0, end: 0, interrupted: false, coverage: None, peak })
         });
         begun.await
     }
@@ -93,6 +104,15 @@ impl RbdSink {
             drop(seat);
         };
         image.write(offset, bytes, done).map_err(|errno| writing.failed_write(offset, errno))
+    }
+
+    /// Writes zeros to `gap`, which is no longer than `MAX_PIECE`.
+    async fn write_zeros(&mut self, gap: Range<u64>) -> Result<()> {
+        self.grow(gap.end).await?;
+        let length = usize::try_from(gap.end.saturating_sub(gap.start)).unwrap_or(usize::MAX);
+        let zeros = Bytes::from_static(ZEROS.get(..length).unwrap_or(&ZEROS));
+        let writing = Arc::clone(self.writing()?);
+        Self::launch(&writing, gap.start, zeros).await.inspect_err(|error| writing.flight().fail(error))
     }
 
     fn check_commit(&self, length: u64) -> Result<()> {
@@ -140,6 +160,10 @@ impl Sink for RbdSink {
             let room = MAX_PIECE.saturating_sub(offset % MAX_PIECE);
             let piece = bytes.split_to(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
             let length = piece.len() as u64;
+            let beside = self.coverage.as_mut().map(|known| known.wrote(&(offset..offset.saturating_add(length))));
+            for gap in beside.into_iter().flatten() {
+                self.write_zeros(gap).await?;
+            }
             Self::launch(&writing, offset, piece).await.inspect_err(|error| writing.flight().fail(error))?;
             offset = offset.saturating_add(length);
         }
@@ -148,8 +172,26 @@ impl Sink for RbdSink {
         Ok(())
     }
 
+    fn hold_all(&mut self) -> Result<()> {
+        self.coverage = Some(Coverage::default());
+        Ok(())
+    }
+
+    async fn prepare(&mut self, length: u64) -> Result<bool> {
+        for _ in 0..PREPARED {
+            let missing = self.coverage.as_mut().and_then(|known| known.missing(length));
+            let Some(gap) = missing else { return Ok(false) };
+            // One whose future is dropped is not known to have been written, and is not asked for again.
+            self.interrupted = true;
+            self.write_zeros(gap).await?;
+            self.interrupted = false;
+        }
+        Ok(true)
+    }
+
     async fn commit(mut self: Box<Self>, length: u64, proof: &Verified) -> Result<ObjectStat> {
         self.check_commit(length)?;
+        while self.prepare(length).await? {}
         self.land().await?;
         let image = describe(self.format, length, proof);
         let writing = Arc::clone(self.writing()?);

@@ -89,3 +89,13 @@ fn a_delete_that_knew_too_little_is_ordered_again() {
     assert!(!world.released);
     assert_eq!(fence(&world), 3);
 }
+
+#[test]
+fn the_agent_is_told_whether_zeros_are_left_out() {
+    let mut world = World::new(&["a"], &["fast", "slow"]);
+    world.change_store("slow", |store| store.spec.thin_provisioning = false);
+    world.step();
+    let order = spec(&world, Action::Import).import.as_ref().unwrap();
+    let thin: Vec<_> = order.stores.iter().map(|target| (target.name.as_str(), target.thin_provisioning)).collect();
+    assert_eq!(thin, [("fast", true), ("slow", false)]);
+}
