@@ -11,7 +11,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use vitrine_engine::{
     error::Kind,
-    model::{Digest, Limits, ObjectKey, OutputFormat},
+    model::{Compression, Digest, DiskFormat, Limits, ObjectKey, OutputFormat, Subformat},
     pipeline::{Copied, Copy, Progress, Target, Verdict, Verification, copy, verify},
     store::{
         Store,
@@ -146,20 +146,94 @@ async fn a_copy_has_the_content_the_record_and_the_holes_of_its_source() {
     }
 }
 
+/// Small clusters: many tables, in the midst of the data.
+const QCOW2: OutputFormat = OutputFormat {
+    disk_format: DiskFormat::Qcow2,
+    subformat: None,
+    compression: Compression::None,
+    cluster_size: 4096,
+};
+const STREAM: OutputFormat = OutputFormat {
+    disk_format: DiskFormat::Vmdk,
+    subformat: Some(Subformat::StreamOptimized),
+    compression: Compression::None,
+    cluster_size: OutputFormat::RAW.cluster_size,
+};
+
+/// What copying took: reads of each source, and writes to the target, which holds the disk afterwards.
+async fn effort(sources: &[Arc<FaultyStore>], content: &Digest) -> (Vec<u64>, u64, Copied) {
+    let before: Vec<_> = sources.iter().map(|source| source.reads()).collect();
+    let target = Arc::new(FaultyStore::new(memory("target"), SOUND));
+    let from = sources.iter().map(|source| source.clone() as Arc<dyn Store>).collect();
+    let copied = done(&to_copy(from, content, vec![(target.clone(), OutputFormat::RAW)])).await;
+    assert!(stored(&*target).await == disk(SIZE));
+    let reads = sources.iter().zip(before).map(|(source, before)| source.reads() - before).collect();
+    (reads, target.writes(), copied)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_goes_on_from_the_next_source_when_one_breaks_off_in_the_middle() {
-    let broken = Faults { read: Some((3, Kind::Unavailable)), ..SOUND };
+    let raw = OutputFormat::RAW;
     for (first, second) in
-        [(OutputFormat::RAW, OutputFormat::RAW), (QCOW2_ZSTD, OutputFormat::RAW), (OutputFormat::RAW, QCOW2_ZSTD)]
+        [(raw, raw), (QCOW2_ZSTD, raw), (raw, QCOW2_ZSTD), (QCOW2, QCOW2_ZSTD), (STREAM, QCOW2), (QCOW2, STREAM)]
     {
-        let (one, two, target) = (memory("one"), memory("two"), memory("target"));
+        let (one, two) = (memory("one"), memory("two"));
         let content = fill(&[(one.clone(), first), (two.clone(), second)]).await;
-        let one: Arc<dyn Store> = Arc::new(FaultyStore::new(one, broken));
-        let copied = done(&to_copy(vec![one, two], &content, vec![(target.clone(), OutputFormat::RAW)])).await;
-        assert_eq!(faults(&copied), [("one", false)]);
-        assert_eq!(copied.result.unwrap().content_digest, content);
-        assert!(stored(&*target).await == disk(SIZE));
+        let two = Arc::new(FaultyStore::new(two, SOUND));
+        let whole = Arc::new(FaultyStore::new(one.clone(), SOUND));
+        let (all, clean, _) = effort(&[whole], &content).await;
+        let (other, _, _) = effort(std::slice::from_ref(&two), &content).await;
+        for at in [1, 2, all[0] / 2, all[0] - 1, all[0]] {
+            let broken = Faults { read: Some((at, Kind::Unavailable)), ..SOUND };
+            let broken = Arc::new(FaultyStore::new(one.clone(), broken));
+            let (reads, writes, copied) = effort(&[broken, two.clone()], &content).await;
+            assert_eq!(faults(&copied), [("one", false)], "{first:?} {second:?} {at}");
+            assert_eq!(copied.result.unwrap().content_digest, content);
+            // Nothing was begun again: nothing was written twice, and of the second source what was missing was read.
+            assert_eq!(writes, clean, "{first:?} {second:?} {at} of {}", all[0]);
+            assert_eq!(reads[0], at);
+            assert!(at < all[0] || reads[1] < other[0] || other[0] < 5, "{reads:?} of {other:?}: {first:?} {second:?}");
+        }
     }
+}
+
+/// A source whose tables are damaged, when there is another one, is as good as one that breaks off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_goes_on_from_the_next_source_when_the_tables_of_one_are_damaged() {
+    let (one, two, target) = (Folder::new("one"), memory("two"), Arc::new(FaultyStore::new(memory("target"), SOUND)));
+    let content = fill(&[(one.store.clone(), QCOW2), (two.clone(), QCOW2_ZSTD)]).await;
+    let file = OpenOptions::new().read(true).write(true).open(one.data()).unwrap();
+    let number = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_be_bytes(bytes)
+    };
+    // qcow2.txt: the offset of the L1 table stands at byte 40; bits 9 to 55 of its entries are the offsets of L2 tables. The last of them
+    // covers the last 2 MiB.
+    let last = number(number(40) + 8 * (SIZE as u64 / (2 << 20) - 1)) & 0x00ff_ffff_ffff_fe00;
+    file.write_all_at(&[0xff; 4096], last).unwrap();
+    let sources = vec![one.store.clone() as Arc<dyn Store>, two];
+    let copied = done(&to_copy(sources, &content, vec![(target.clone(), OutputFormat::RAW)])).await;
+    assert_eq!(faults(&copied), [("one", true)]);
+    assert_eq!(copied.result.unwrap().content_digest, content);
+    assert!(stored(&*target).await == disk(SIZE));
+}
+
+/// What came of a source before it broke off is held against the digest like everything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broken_source_gave_before_counts_only_if_it_is_right() {
+    let (one, two, target) = (Folder::new("one"), memory("two"), memory("target"));
+    let content = fill(&[(one.store.clone(), OutputFormat::RAW), (two.clone(), QCOW2_ZSTD)]).await;
+    one.rot();
+    let reads = Arc::new(FaultyStore::new(one.store.clone(), SOUND));
+    let verdict = verdict(reads.clone(), &content).await.unwrap();
+    assert!(is_rotten(&verdict), "{verdict:?}");
+    let broken = Faults { read: Some((reads.reads(), Kind::Unavailable)), ..SOUND };
+    let sources = vec![Arc::new(FaultyStore::new(one.store.clone(), broken)) as Arc<dyn Store>, two];
+    let copied = done(&to_copy(sources, &content, vec![(target.clone(), OutputFormat::RAW)])).await;
+    assert_eq!(faults(&copied), [("one", false)]);
+    assert_eq!(copied.result.unwrap().content_digest, content);
+    assert!(stored(&*target).await == disk(SIZE));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use super::{
     deliver::WrittenFile,
     import::imported,
     publish::{Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
-    stored::{self, Copies, Opened, are_alike, move_stored},
+    stored::{self, Copies, Opened, move_stored},
     transfer::{BUFFERS, Failed},
     verify::{Verdict, is_rot, verify_opened},
 };
@@ -79,17 +79,12 @@ async fn copy_from_any(
 ) -> Result<Imported> {
     let mut left = open_all(job, faults, cancel).await?;
     while let Some(first) = left.first() {
-        let image = first.reader.image().clone();
-        let group = left.iter().enumerate();
-        let group = group.filter(|(at, opened)| *at == 0 || are_alike(opened.reader.image(), &image));
-        let group: Vec<_> = group.map(|(_, opened)| opened.clone()).collect();
-        left.retain(|opened| !group.iter().any(|other| other.store == opened.store));
-        let known = faults.len();
-        match copy_from(job, group, &image, faults, progress, cancel).await? {
+        let (image, known) = (first.reader.image().clone(), faults.len());
+        match copy_from(job, left, &image, faults, progress, cancel).await? {
             Ok(done) => return Ok(done),
             // Nothing is wrong with what was read, so another copy cannot help.
             Err((error, _)) if faults.len() == known => return Err(error),
-            Err((_, untainted)) => left.splice(..0, untainted).for_each(drop),
+            Err((_, untainted)) => left = untainted,
         }
     }
     let said = faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ");
@@ -115,13 +110,13 @@ fn fault(store: &str, error: &Error) -> Fault {
 /// What came of copying from some of the sources: or why not, and which of them nothing is known against.
 type Tried = Result<Imported, (Error, Vec<Opened>)>;
 
-/// Copies from `group`, which is read as one.
+/// Copies from `sources`, which are read as one.
 ///
 /// # Errors
 /// What no other source could mend.
 async fn copy_from(
     job: &Copy,
-    group: Vec<Opened>,
+    sources: Vec<Opened>,
     image: &StoredImage,
     faults: &mut Vec<Fault>,
     progress: &Arc<Progress>,
@@ -135,7 +130,7 @@ async fn copy_from(
     }
     progress.enter(Stage::Transferring);
     let stop = cancel.child_token();
-    let copies = Copies::new(group.clone(), job.limits.store_stall, stop.clone(), progress);
+    let copies = Copies::new(sources.clone(), job.limits.store_stall, stop.clone(), progress);
     let moved = move_away(job, &copies, outputs, progress, stop).await?;
     faults.extend(copies.take_faults().iter().map(|(store, error)| fault(store, error)));
     let error = match moved {
@@ -149,7 +144,7 @@ async fn copy_from(
         Err(error) if cancel.is_cancelled() => return Err(error),
         Err(error) => error,
     };
-    let unread: Vec<_> = group.into_iter().skip(copies.used().len()).collect();
+    let unread: Vec<_> = sources.into_iter().skip(copies.used().len()).collect();
     let mut untainted = examine(job, copies.used(), faults, progress, cancel).await?;
     untainted.extend(unread);
     Ok(Err((error, untainted)))

@@ -29,6 +29,12 @@ pub trait Input: Send {
 
     /// Called once, after the last read: lets pass what nobody asked for.
     fn finish(&mut self) -> Result<()>;
+
+    /// Whether the disk goes on elsewhere after a failure: then what is missing is to be resolved anew, from the same place of the guest's
+    /// disk on.
+    fn goes_on(&self) -> bool {
+        false
+    }
 }
 
 impl<F: Feed> Input for Window<F> {
@@ -135,19 +141,15 @@ impl<'a> Cutter<'a> {
     /// Violations of the format, and what the input says.
     pub fn run(&mut self, take: &mut dyn FnMut(Unit) -> bool) -> Result<Option<u64>> {
         loop {
-            let most = match self.map.virtual_size() {
-                Some(size) if self.at >= size => break,
-                Some(size) => size.saturating_sub(self.at),
-                None => CHUNK_SIZE,
-            };
-            let mapping = self.input.resolve(self.map, self.at, most)?;
-            match self.follow(&mapping, self.map.virtual_size(), take)? {
-                Followed::On => {}
-                Followed::End => break,
-                Followed::Stopped => return Ok(None),
+            match self.step(take) {
+                Ok(Followed::On) => {}
+                Ok(Followed::End) => break,
+                Ok(Followed::Stopped) => return Ok(None),
+                // What was taken stays: of what failed, nothing was.
+                Err(_) if self.input.goes_on() => {}
+                Err(error) => return Err(error),
             }
         }
-        self.input.close(self.map)?;
         let size = self.map.virtual_size().unwrap_or(self.at);
         if let Some(mut unit) = self.unit.take() {
             unit.length = chunk_length(unit.index, size);
@@ -156,6 +158,24 @@ impl<'a> Cutter<'a> {
             }
         }
         Ok(Some(size))
+    }
+
+    /// Resolves and takes what comes next. At the end of the disk, what stands behind it is looked at.
+    fn step(&mut self, take: &mut dyn FnMut(Unit) -> bool) -> Result<Followed> {
+        let most = match self.map.virtual_size() {
+            Some(size) => size.saturating_sub(self.at),
+            None => CHUNK_SIZE,
+        };
+        let followed = if most == 0 {
+            Followed::End
+        } else {
+            let mapping = self.input.resolve(self.map, self.at, most)?;
+            self.follow(&mapping, self.map.virtual_size(), take)?
+        };
+        if let Followed::End = followed {
+            self.input.close(self.map)?;
+        }
+        Ok(followed)
     }
 
     /// Takes one mapping apart at chunk borders.

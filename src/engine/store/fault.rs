@@ -67,6 +67,11 @@ impl FaultyStore {
     pub fn writes(&self) -> u64 {
         self.state.writes.load(Ordering::Relaxed)
     }
+
+    /// How many reads were asked for so far, by all readers.
+    pub fn reads(&self) -> u64 {
+        self.state.reads.load(Ordering::Relaxed)
+    }
 }
 
 fn injected(kind: Kind, doing: &str) -> Error {

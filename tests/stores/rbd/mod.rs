@@ -3,6 +3,7 @@
 
 mod access;
 mod cloned;
+mod copies;
 mod faults;
 mod late;
 mod room;
