@@ -25,9 +25,9 @@ const CONFIG: &str = "ceph.conf";
 ///
 /// # Errors
 /// `Unavailable` if the Secret cannot be read or lacks something, or the cluster cannot be reached, and what else opening says.
-pub async fn open(secrets: &Api<Secret>, name: &str, backend: &RbdBackend) -> Result<RbdStore> {
+pub async fn open(secrets: &Api<Secret>, name: &str, backend: &RbdBackend, owner: Option<String>) -> Result<RbdStore> {
     let secret = secret::read(secrets, &backend.secret_ref).await.map_err(|why| lacking(name, backend, &why))?;
-    let (name, options) = (name.to_owned(), options(name, backend, &secret)?);
+    let (name, options) = (name.to_owned(), RbdOptions { owner, ..options(name, backend, &secret)? });
     tokio::task::spawn_blocking(move || RbdStore::open(&name, &options))
         .await
         .unwrap_or_else(|e| Err(Error::with_source(Kind::Internal, "opening a store did not end", e)))

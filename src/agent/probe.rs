@@ -34,6 +34,8 @@ pub struct Subject {
     pub generation: i64,
     /// Its back end.
     pub backend: Backend,
+    /// Whether nothing is written there, whoever else may.
+    pub read_only: bool,
     /// Which store must be found there, as far as is known.
     pub id: Option<String>,
     /// Whether this node is to list what it holds.
@@ -117,9 +119,9 @@ fn late(subject: &Subject) -> Error {
 /// # Errors
 /// Why it cannot be read.
 pub async fn look(stores: Arc<Stores>, subject: Subject) -> Result<Look> {
-    let Subject { name, backend, id, .. } = &subject;
+    let Subject { name, backend, id, read_only, .. } = &subject;
     let place = Place { name, backend, id: id.as_deref() };
-    let looked = look_at(&*stores.open(place).await?).await;
+    let looked = look_at(&*stores.open(place).await?, *read_only).await;
     if looked.as_ref().map_or_else(is_of_the_connection, |look| matches!(look.closed, Some(Closed::ReadOnly(_)))) {
         stores.let_go(name);
     }
@@ -131,9 +133,14 @@ fn is_of_the_connection(error: &Error) -> bool {
     matches!(error.kind(), Kind::Denied | Kind::NotFound | Kind::Unavailable)
 }
 
-/// A store without room is read as well as ever, and only removing images makes room again. So is one whose user may only read.
-async fn look_at(store: &dyn Store) -> Result<Look> {
-    let closed = match store.probe().await {
+/// A store without room is read as well as ever, and only removing images makes room again. So is one whose user may only read, or that is
+/// another cluster's.
+async fn look_at(store: &dyn Store, read_only: bool) -> Result<Look> {
+    let taken = match store.probe().await {
+        Ok(()) if !read_only => store.claim().await,
+        answer => answer,
+    };
+    let closed = match taken {
         Err(error) if error.kind() == Kind::NoSpace => Some(Closed::Full(error.to_string())),
         Err(error) if error.kind() == Kind::Denied && can_read(store).await => {
             Some(Closed::ReadOnly(error.to_string()))
@@ -198,6 +205,7 @@ mod tests {
             uid: Some("u".to_owned()),
             generation: 3,
             backend: Backend::default(),
+            read_only: false,
             id,
             lists: false,
         }
@@ -231,18 +239,18 @@ mod tests {
     async fn a_full_store_can_be_read_and_has_no_room() {
         let memory = Arc::new(MemoryStore::with_capacity("s", 1 << 20));
         let probed = |kind| FaultyStore::new(memory.clone(), Faults { probe: Some(kind), ..Faults::default() });
-        let report = report(subject(), look_at(&probed(Kind::NoSpace)).await);
+        let report = report(subject(), look_at(&probed(Kind::NoSpace), false).await);
         assert!(report.ready && !report.message.is_empty(), "{report:?}");
         assert_eq!((report.capacity, report.available), (Some(1 << 20), Some(0)));
         let untold = Look { closed: Some(Closed::Full("quota".to_owned())), ..Look::default() };
         let report = super::report(subject(), Ok(untold));
         assert_eq!((report.capacity, report.available), (None, Some(0)), "a bucket does not tell its size");
-        assert_eq!(look_at(&probed(Kind::Io)).await.unwrap_err().kind(), Kind::Io);
-        let report = super::report(subject(), look_at(&probed(Kind::Denied)).await);
+        assert_eq!(look_at(&probed(Kind::Io), false).await.unwrap_err().kind(), Kind::Io);
+        let report = super::report(subject(), look_at(&probed(Kind::Denied), false).await);
         assert!(report.ready && report.read_only && !report.message.is_empty(), "{report:?}");
         assert_eq!(report.available, Some(1 << 20), "there is room for others");
         let neither = Faults { probe: Some(Kind::Denied), stat: Some(Kind::Denied), ..Faults::default() };
-        assert_eq!(look_at(&FaultyStore::new(memory.clone(), neither)).await.unwrap_err().kind(), Kind::Denied);
-        assert_eq!(look_at(&*memory).await.unwrap().capacity.unwrap().available, 1 << 20);
+        assert_eq!(look_at(&FaultyStore::new(memory.clone(), neither), false).await.unwrap_err().kind(), Kind::Denied);
+        assert_eq!(look_at(&*memory, false).await.unwrap().capacity.unwrap().available, 1 << 20);
     }
 }

@@ -285,6 +285,7 @@ fn subject(store: &ImageStore, reports: &BTreeMap<String, StoreReport>, node: &s
         uid: store.metadata.uid.clone(),
         generation: store.metadata.generation.unwrap_or_default(),
         backend: store.spec.backend.clone(),
+        read_only: store.spec.read_only,
     })
 }
 

@@ -8,11 +8,11 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::Node,
+    api::core::v1::{Namespace, Node},
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     jiff::Timestamp,
 };
-use kube::{Api, Client};
+use kube::{Api, Client, core::PartialObjectMeta};
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,8 @@ use crate::api::{AgentInfo, NodeCache, StoreReport};
 
 /// How often reading the Node may be refused before that is believed: with the pauses between, for some ten seconds.
 const REFUSALS: u32 = 5;
+/// The namespace whose uid tells clusters apart.
+const CLUSTER: &str = "kube-system";
 /// The pause after an answer that makes no sense.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -68,8 +70,10 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let end = CancellationToken::new();
     let heart = tokio::spawn(heartbeat.keep(end.clone()));
     let Some(before) = reported_before(&client, &config.node, &stop).await else { return Ok(()) };
+    let Some(cluster) = cluster(&client, &stop).await else { return Ok(()) };
     let secrets = Api::namespaced(client.clone(), &config.namespace);
-    let stores = Arc::new(Stores::new(config.store_roots.clone()).with_secrets(secrets.clone()));
+    let stores = Stores::new(config.store_roots.clone()).with_secrets(secrets.clone()).with_owner(cluster);
+    let stores = Arc::new(stores);
     for report in &before {
         if let Some(id) = &report.id {
             stores.remember(&report.name, report.uid.as_deref(), id);
@@ -112,33 +116,54 @@ async fn reported_before(client: &Client, node: &str, stop: &CancellationToken) 
     }
 }
 
-/// The reference by which the node's objects go with their Node; nothing inside if the Node is not there or may not be read.
+/// The uid of an object that `ask` looks for; nothing inside if it is not there or may not be read, which `without` says the meaning of.
 /// `None` once `stop` is cancelled.
-async fn owner(client: &Client, node: &str, stop: &CancellationToken) -> Option<Option<OwnerReference>> {
-    let nodes: Api<Node> = Api::all(client.clone());
+async fn uid<K, F>(
+    mut ask: impl FnMut() -> F,
+    what: &str,
+    without: &str,
+    stop: &CancellationToken,
+) -> Option<Option<String>>
+where
+    F: Future<Output = kube::Result<Option<PartialObjectMeta<K>>>>,
+{
     let (mut pauses, mut refusals) = (Pauses::default(), 0_u32);
     loop {
         let found = tokio::select! {
-            found = request::once(nodes.get_metadata_opt(node)) => found,
+            found = request::once(ask()) => found,
             () = stop.cancelled() => return None,
         };
         match found {
-            Ok(found) => return Some(found.and_then(|found| found.metadata.uid).map(|uid| reference(node, uid))),
+            Ok(found) => return Some(found.and_then(|found| found.metadata.uid)),
             Err(error @ (RequestError::Unavailable(_) | RequestError::Late)) => {
                 tracing::warn!(%error, "waiting for the API server");
             }
             // An API server that has just started does not know all rights yet.
             Err(error) if refusals < REFUSALS => {
                 refusals = refusals.saturating_add(1);
-                tracing::warn!(%error, "reading this agent's Node was refused; trying again");
+                tracing::warn!(%error, "reading {what} was refused; trying again");
             }
             Err(error) => {
-                tracing::info!(%error, "this agent may not read its Node; its objects will have no owner");
+                tracing::warn!(%error, "this agent may not read {what}; {without}");
                 return Some(None);
             }
         }
         tokio::time::sleep(pauses.next().unwrap_or_default()).await;
     }
+}
+
+/// The reference by which the node's objects go with their Node.
+async fn owner(client: &Client, node: &str, stop: &CancellationToken) -> Option<Option<OwnerReference>> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let found = uid(|| nodes.get_metadata_opt(node), "its Node", "its objects will have no owner", stop).await?;
+    Some(found.map(|uid| reference(node, uid)))
+}
+
+/// The mark of this cluster in the stores that it writes to: as long as there is a cluster, its namespace `kube-system` is the same one.
+async fn cluster(client: &Client, stop: &CancellationToken) -> Option<Option<String>> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let without = "no other cluster is kept from writing to its stores";
+    uid(|| namespaces.get_metadata_opt(CLUSTER), "the namespace kube-system", without, stop).await
 }
 
 fn reference(node: &str, uid: String) -> OwnerReference {

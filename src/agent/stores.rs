@@ -51,6 +51,8 @@ pub struct Stores {
     roots: Vec<PathBuf>,
     /// The Secrets in Vitrine's namespace, for back ends that need some.
     secrets: Option<Api<Secret>>,
+    /// Whose stores must be that are written to.
+    owner: Option<String>,
     state: Mutex<State>,
 }
 
@@ -72,12 +74,17 @@ struct Known {
 impl Stores {
     /// Stores below `roots`.
     pub fn new(roots: Vec<PathBuf>) -> Self {
-        Self { roots, secrets: None, state: Mutex::default() }
+        Self { roots, secrets: None, owner: None, state: Mutex::default() }
     }
 
     /// The same, with what back ends that are reached with a key need.
     pub fn with_secrets(self, secrets: Api<Secret>) -> Self {
         Self { secrets: Some(secrets), ..self }
+    }
+
+    /// The same for the installation `owner`: stores that are written to bear its mark, and those with another one's are only read.
+    pub fn with_owner(self, owner: Option<String>) -> Self {
+        Self { owner, ..self }
     }
 
     /// Takes note of which store was seen on this node for the ImageStore `name` with `uid`.
@@ -106,7 +113,7 @@ impl Stores {
             match place.backend {
                 Backend { filesystem: Some(folder), .. } => self.open_folder(place.name, folder, expected).await,
                 Backend { rbd: Some(pool), .. } => {
-                    let store = pool::open(self.secrets(place.name)?, place.name, pool).await?;
+                    let store = pool::open(self.secrets(place.name)?, place.name, pool, self.owner.clone()).await?;
                     self.take_up(place, Arc::new(store), expected.as_ref())
                 }
                 Backend { s3: Some(bucket), .. } => {
@@ -201,7 +208,8 @@ impl Stores {
         expected: Option<StoreId>,
     ) -> Result<Arc<dyn Store>> {
         let (name_, path, roots) = (name.to_owned(), PathBuf::from(&folder.path), self.roots.clone());
-        let store = blocking(move || open_folder(&name_, &path, &roots, expected)).await?;
+        let options = FilesystemOptions { expected, owner: self.owner.clone(), ..FilesystemOptions::default() };
+        let store = blocking(move || open_folder(&name_, &path, &roots, &options)).await?;
         self.claim(name, store.id())?;
         if !folder.shared {
             // Nobody but this agent writes here, and it has not begun: what is unfinished was left by one that was killed.
@@ -241,16 +249,16 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
         .unwrap_or_else(|e| Err(Error::with_source(Kind::Internal, "opening a store did not end", e)))
 }
 
-fn open_folder(name: &str, path: &Path, roots: &[PathBuf], expected: Option<StoreId>) -> Result<FilesystemStore> {
+fn open_folder(name: &str, path: &Path, roots: &[PathBuf], options: &FilesystemOptions) -> Result<FilesystemStore> {
     check_path(name, path, roots)?;
-    if expected.is_none() {
+    if options.expected.is_none() {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(MODE)
             .create(path)
             .map_err(|e| Error::io(format!("store {name}: making {}", path.display()), e))?;
     }
-    FilesystemStore::open(name, path, &FilesystemOptions { expected, ..FilesystemOptions::default() })
+    FilesystemStore::open(name, path, options)
 }
 
 /// Whether `path`, or what of it exists already, lies below one of `roots`, as it is written and with symbolic links followed.

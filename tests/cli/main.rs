@@ -7,8 +7,8 @@
 
 mod boot;
 mod checksum;
-mod container;
 mod clone;
+mod container;
 mod convert;
 mod help;
 mod import;

@@ -10,6 +10,7 @@
 mod conformance;
 mod decorators;
 mod filesystem;
+mod owners;
 mod rbd;
 mod s3;
 mod thick;

@@ -88,6 +88,10 @@ impl Store for FaultyStore {
         self.inner.id()
     }
 
+    async fn claim(&self) -> Result<()> {
+        self.inner.claim().await
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         let inner = self.inner.create(key, attempt, format).await?;
         Ok(Box::new(FaultySink { inner, state: Arc::clone(&self.state) }))

@@ -35,6 +35,10 @@ impl Store for LimitedStore {
         self.inner.id()
     }
 
+    async fn claim(&self) -> Result<()> {
+        self.inner.claim().await
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         let turn = Arc::clone(&self.turns)
             .acquire_owned()

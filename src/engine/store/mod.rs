@@ -19,6 +19,7 @@ pub mod fault;
 pub mod filesystem;
 pub mod limit;
 pub mod memory;
+mod owner;
 pub mod pipe;
 pub mod plain;
 pub mod rbd;
@@ -50,12 +51,22 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// Makes sure that the store is this installation's, where the back end can bear its mark, and marks it if it bears none. `create` does
+    /// the same; `delete` and `sweep` are refused where there is another one's mark, and reading needs none.
+    ///
+    /// # Errors
+    /// `Denied` if it is another one's, `Unavailable`.
+    async fn claim(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Begins to write `key` under a private name. `attempt` is the fencing token: once a sink with a higher attempt exists
     /// for `key`, one with a lower attempt can no longer publish. Of two sinks with the same attempt, the one created last
     /// can publish: that is an agent which was killed and began again. What an earlier attempt left behind is removed.
     ///
     /// # Errors
-    /// `AlreadyExists` if `key` is published, `Conflict` if a higher attempt has begun, `NoSpace`, `Unavailable`.
+    /// `AlreadyExists` if `key` is published, `Conflict` if a higher attempt has begun, `Denied` if the store is another installation's,
+    /// `NoSpace`, `Unavailable`.
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>>;
 
     /// Opens a published object for reading.
@@ -74,7 +85,8 @@ pub trait Store: Send + Sync {
     /// these can publish. Removing what is not there succeeds. Works also when the store is full.
     ///
     /// # Errors
-    /// `Conflict` if a higher attempt has begun or published: nothing is removed then. `Unavailable`.
+    /// `Conflict` if a higher attempt has begun or published, `Denied` if the store is another installation's: nothing is removed then.
+    /// `Unavailable`.
     async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()>;
 
     /// All that the store holds, published or not.

@@ -33,6 +33,10 @@ impl Store for ThickStore {
         self.inner.id()
     }
 
+    async fn claim(&self) -> Result<()> {
+        self.inner.claim().await
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         let mut sink = self.inner.create(key, attempt, format).await?;
         match sink.hold_all() {

@@ -60,7 +60,8 @@ pub fn stored(task: &ImageTask) -> PathBuf {
 pub fn entries(store: &Path) -> Vec<String> {
     let Ok(folder) = std::fs::read_dir(store) else { return Vec::new() };
     let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.filter(|name| !matches!(name.as_str(), ".vitrine-store" | ".fences")).collect();
+    let mut names: Vec<_> =
+        names.filter(|name| !matches!(name.as_str(), ".vitrine-store" | ".vitrine-owner" | ".fences")).collect();
     names.sort();
     names
 }

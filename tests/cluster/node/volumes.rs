@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -33,10 +34,15 @@ fn stores(lab: &Lab<'_>) -> Api<ImageStore> {
 
 /// What `node` reports of the store, once it is `ready` or not.
 async fn report(lab: &Lab<'_>, node: &Node, store: &str, ready: bool) -> StoreReport {
+    reported(lab, node, store, |report| report.ready == ready).await
+}
+
+/// What the agent on `node` reports of `store`, once `is_so` holds of it.
+async fn reported(lab: &Lab<'_>, node: &Node, store: &str, is_so: impl Fn(&StoreReport) -> bool) -> StoreReport {
     let caches = Api::<NodeCache>::all(lab.client.clone());
-    until(&format!("{} reports {store} as ready: {ready}", node.name), async || {
+    until(&format!("{} reports {store} as expected", node.name), async || {
         let reports = caches.get_opt(&node.name).await.ok()??.status?.stores;
-        reports.into_iter().find(|report| report.name == store && report.ready == ready)
+        reports.into_iter().find(|report| report.name == store && is_so(report))
     })
     .await
 }
@@ -116,4 +122,39 @@ async fn a_node_without_the_shared_volume_does_not_make_a_store_of_its_own() {
     assert_eq!(entries(&first.store()), [""; 0]);
     stores(&lab).delete("shared-volume", &DeleteParams::default()).await.unwrap();
     drop(other);
+}
+
+#[tokio::test]
+async fn a_store_of_another_cluster_is_read_at_most() {
+    let lab = Lab::shared("foreign").await;
+    let node = lab.node("n").await;
+    let mark = node.store().join(".vitrine-owner");
+    std::fs::create_dir(node.store()).unwrap();
+    std::fs::write(&mark, "1f3c-of-another").unwrap();
+    create(&lab, "foreign", &node, false).await;
+    let _agent = lab.start(&node, &["--probe-interval", "1"]);
+    let foreign = |report: &StoreReport| report.ready && report.read_only;
+    let own = |report: &StoreReport| report.ready && !report.read_only;
+    let told = reported(&lab, &node, "foreign", foreign).await.message;
+    assert!(told.contains("another cluster, 1f3c-of-another") && told.contains("readOnly"), "{told}");
+    // Nor does a task write there.
+    lab.server.put("/disk", Route::bytes(raw(1, 1 << 20)));
+    let mut order = node.order("a", &lab.server.url("/disk"));
+    order.import.stores[0].name = "foreign".to_owned();
+    let failure = lab.failure(&lab.import(&order).await).await;
+    assert!(failure.reason == "Denied" && failure.message.contains("1f3c-of-another"), "{failure:?}");
+    assert_eq!(entries(&node.store()), [""; 0]);
+
+    let read_only = |value: bool| Patch::Merge(json!({ "spec": { "readOnly": value } }));
+    stores(&lab).patch("foreign", &PatchParams::default(), &read_only(true)).await.unwrap();
+    reported(&lab, &node, "foreign", own).await;
+    assert_eq!(std::fs::read_to_string(&mark).unwrap(), "1f3c-of-another");
+    stores(&lab).patch("foreign", &PatchParams::default(), &read_only(false)).await.unwrap();
+    reported(&lab, &node, "foreign", foreign).await;
+    // Handed over.
+    std::fs::remove_file(&mark).unwrap();
+    reported(&lab, &node, "foreign", own).await;
+    let cluster = Api::<Namespace>::all(lab.client.clone()).get("kube-system").await.unwrap().metadata.uid.unwrap();
+    assert_eq!(std::fs::read_to_string(&mark).unwrap(), cluster);
+    stores(&lab).delete("foreign", &DeleteParams::default()).await.unwrap();
 }

@@ -6,6 +6,8 @@ use crate::model::ObjectKey;
 
 /// The identity marker.
 pub(super) const MARKER: &str = ".vitrine-store";
+/// The mark of the installation that writes here.
+pub(super) const OWNER: &str = ".vitrine-owner";
 /// The folder of fences, one file per key.
 pub(super) const FENCES: &str = ".fences";
 /// What a new ext4 file system contains: not ours, and no reason to call a folder taken.
@@ -50,7 +52,7 @@ pub(super) enum Entry {
 impl Entry {
     /// What `name` is, by its form alone.
     pub(super) fn of(name: &str) -> Self {
-        if matches!(name, MARKER | FENCES | LOST_AND_FOUND) {
+        if matches!(name, MARKER | OWNER | FENCES | LOST_AND_FOUND) {
             return Self::Own;
         }
         let known = if let Some(rest) = name.strip_prefix(PARTIAL) {
@@ -136,7 +138,7 @@ mod tests {
             assert_eq!(Entry::of(&removed_name(&key, 7)), Entry::Removed(key));
         }
         assert_eq!(Entry::of(&scratch_name(1)), Entry::Scratch);
-        assert_eq!(Entry::of(MARKER), Entry::Own);
+        assert_eq!((Entry::of(MARKER), Entry::of(OWNER)), (Entry::Own, Entry::Own));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ROOT/.vitrine-store                       identity marker: layout version and store id (JSON)
+//! ROOT/.vitrine-owner                       which installation writes here                     (see owner)
 //! ROOT/.fences/KEY                          who may publish KEY; carries KEY's lock           (see fence)
 //! ROOT/.partial-KEY-aATTEMPT-NONCE/data     an object being written, or left by a writer that died
 //! ROOT/KEY/data                             a published object's bytes, sparse
@@ -21,6 +22,7 @@ mod fence;
 mod fill;
 mod layout;
 mod object;
+mod owner;
 mod partial;
 mod place;
 mod reader;
@@ -55,6 +57,8 @@ pub struct FilesystemOptions {
     /// Which store the folder must hold. Without it, an empty folder is made a store, which is right only the first time:
     /// later an empty folder is a volume that is not mounted.
     pub expected: Option<StoreId>,
+    /// Whose the folder must be that is written to, or becomes. Without it, nobody asks.
+    pub owner: Option<String>,
 }
 
 /// The store.
@@ -95,6 +99,10 @@ impl Store for FilesystemStore {
 
     fn id(&self) -> Option<String> {
         Some(self.place.id().to_string())
+    }
+
+    async fn claim(&self) -> Result<()> {
+        self.with_place(|place| owner::claim(place, &place.enter()?)).await
     }
 
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
@@ -156,6 +164,7 @@ fn delete(place: &Place, key: &ObjectKey, attempt: u32) -> Result<()> {
     let name = layout::object_name(key);
     let root = place.enter()?;
     let failed = |errno| place.error(&format!("deleting {key}"), errno);
+    owner::check(place, &root)?;
     let mut fence = Fence::lock(place, &root, key)?;
     fence.require_latest(attempt)?;
     match rustix::fs::renameat(&root, &name, &root, layout::removed_name(key, rand::random())) {

@@ -13,6 +13,7 @@ use super::{
     },
     fence::{Fence, Last},
     layout::{self, Entry, Token},
+    owner,
     place::Place,
     record, room, tree,
 };
@@ -42,6 +43,7 @@ impl Partial {
     pub(super) fn begin(place: &Arc<Place>, key: &ObjectKey, attempt: u32) -> Result<Self> {
         let object = layout::object_name(key);
         let root = place.enter()?;
+        owner::claim(place, &root)?;
         if room::capacity(place, &root)?.available == 0 {
             return Err(room::no_space(place, &root, &object, 1));
         }

@@ -62,6 +62,7 @@ pub(super) struct Place {
     name: String,
     path: PathBuf,
     id: StoreId,
+    owner: Option<String>,
     min_free: u64,
 }
 
@@ -70,7 +71,8 @@ impl Place {
     pub(super) fn open(name: &str, path: &Path, options: &FilesystemOptions) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|e| Error::io(format!("store {name}: {}", path.display()), e))?;
         let id = options.expected.clone().unwrap_or_else(StoreId::draw);
-        let place = Self { name: name.to_owned(), path, id, min_free: options.min_free };
+        let (name, owner) = (name.to_owned(), options.owner.clone());
+        let place = Self { name, path, id, owner, min_free: options.min_free };
         if options.expected.is_some() {
             place.enter()?;
             return Ok(place);
@@ -93,6 +95,11 @@ impl Place {
     /// Which store it is.
     pub(super) fn id(&self) -> &StoreId {
         &self.id
+    }
+
+    /// Whose it must be.
+    pub(super) fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
     }
 
     /// Bytes that must stay free.
@@ -203,20 +210,9 @@ impl Place {
     fn mark(&self, root: &OwnedFd) -> Result<StoreId> {
         self.refuse_taken(root)?;
         let failed = |errno| self.error("making the folder a store", errno);
-        let scratch = layout::scratch_name(rand::random());
         let text = serde_json::to_vec(&Marker { version: LAYOUT_VERSION, id: self.id.clone() })
             .map_err(|e| Error::with_source(Kind::Internal, "writing a store's marker", e))?;
-        let file = tree::create_file(root, &scratch).map_err(failed)?;
-        let written = write_synced(file, &text).and_then(|()| {
-            // A link, unlike a rename, never replaces what is there.
-            rustix::fs::linkat(root, &scratch, root, layout::MARKER, AtFlags::empty())
-        });
-        tree::remove(root, &scratch).map_err(failed)?;
-        match written {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
-        rustix::fs::fsync(root).map_err(failed)?;
+        put_once(root, layout::MARKER, &text).map_err(failed)?;
         self.read_marker(root)?.ok_or_else(|| self.lost("lost its new marker at once"))
     }
 
@@ -231,6 +227,21 @@ impl Place {
             self.path.display()
         );
         Err(Error::new(Kind::InvalidInput, message))
+    }
+}
+
+/// Makes the file `name`, durably, unless there is one: then that one stays.
+pub(super) fn put_once(root: &OwnedFd, name: &str, text: &[u8]) -> std::result::Result<(), Errno> {
+    let scratch = layout::scratch_name(rand::random());
+    let file = tree::create_file(root, &scratch)?;
+    let written = write_synced(file, text).and_then(|()| {
+        // A link, unlike a rename, never replaces what is there.
+        rustix::fs::linkat(root, &scratch, root, name, AtFlags::empty())
+    });
+    tree::remove(root, &scratch)?;
+    match written {
+        Ok(()) | Err(Errno::EXIST) => rustix::fs::fsync(root),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     age,
     fence::Fence,
     layout::{self, Entry},
+    owner,
     place::Place,
     tree,
 };
@@ -20,6 +21,7 @@ use crate::{
 /// others; the error is told at the end.
 pub(super) fn sweep(place: &Place, older_than: Duration) -> Result<Vec<String>> {
     let root = place.enter()?;
+    owner::check(place, &root)?;
     let names = tree::names(&root).map_err(|e| place.error("listing the folder", e))?;
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for name in names {

@@ -23,6 +23,7 @@ mod flight;
 mod index;
 mod layout;
 mod options;
+mod owner;
 mod place;
 mod published;
 mod reader;
@@ -130,7 +131,15 @@ impl Store for RbdStore {
         Some(self.place.id())
     }
 
+    async fn claim(&self) -> Result<()> {
+        if self.place.owner().is_none() {
+            return Ok(());
+        }
+        self.place.call("looking whose it is", |place| owner::claim(place)).await
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
+        self.claim().await?;
         self.place.settle().await;
         Ok(Box::new(RbdSink::begin(&self.place, key, attempt, format, Arc::clone(&self.peak)).await?))
     }
@@ -148,7 +157,8 @@ impl Store for RbdStore {
     async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
         self.place.settle().await;
         let (doing, key) = (format!("deleting {key}"), key.clone());
-        self.place.call(doing, move |place| removal::delete(place, &key, attempt)).await
+        let work = move |place: &Arc<Place>| owner::check(place).and_then(|()| removal::delete(place, &key, attempt));
+        self.place.call(doing, work).await
     }
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {
@@ -158,7 +168,8 @@ impl Store for RbdStore {
 
     async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
         self.place.settle().await;
-        self.place.call("sweeping", move |place| sweep::sweep(place, older_than)).await
+        let work = move |place: &Arc<Place>| owner::check(place).and_then(|()| sweep::sweep(place, older_than));
+        self.place.call("sweeping", work).await
     }
 
     async fn probe(&self) -> Result<()> {

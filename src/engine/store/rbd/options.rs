@@ -39,6 +39,8 @@ pub struct RbdOptions {
     pub deadline: Duration,
     /// Whether deleting an image that has clones makes these independent of it first; else deletion waits until they are gone.
     pub flatten_clones: bool,
+    /// Whose the pool must be that is written to, or becomes. Without it, nobody asks.
+    pub owner: Option<String>,
 }
 
 impl RbdOptions {
@@ -57,6 +59,7 @@ impl RbdOptions {
             operation_timeout: Duration::from_secs(60),
             deadline: Duration::from_mins(4),
             flatten_clones: false,
+            owner: None,
         }
     }
 }

@@ -41,6 +41,7 @@ pub(super) struct Place {
     operation_timeout: Duration,
     deadline: Duration,
     flatten_clones: bool,
+    owner: Option<String>,
     threads: Arc<Semaphore>,
     hold: Hold,
     /// How much cleaning up is under way.
@@ -77,6 +78,7 @@ impl Place {
             operation_timeout: options.operation_timeout,
             deadline: options.deadline,
             flatten_clones: options.flatten_clones,
+            owner: options.owner.clone(),
             threads: Arc::new(Semaphore::new(THREADS)),
             hold: Hold::new(),
             cleaning: watch::Sender::new(0),
@@ -108,6 +110,16 @@ impl Place {
     /// The cephx user, without `client.`.
     pub(super) fn user(&self) -> &str {
         &self.user
+    }
+
+    /// Whose it must be.
+    pub(super) fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
+    }
+
+    /// The namespace in the pool.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
     }
 
     /// The pool, without its namespace.
