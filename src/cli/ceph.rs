@@ -24,26 +24,27 @@ const STORE: &str = "ceph";
 const MAX_FILE: u64 = 1 << 20;
 
 /// How a Ceph cluster is reached.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "For Ceph (as its own commands have it)")]
 pub struct Connection {
     /// The cluster's configuration
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "/etc/ceph/ceph.conf")]
-    ceph_conf: PathBuf,
+    #[arg(long = "ceph-conf", value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "/etc/ceph/ceph.conf")]
+    conf: PathBuf,
     /// Addresses of the monitors, separated by commas, instead of a configuration
-    #[arg(long, value_name = "ADDRESSES", conflicts_with = "ceph_conf")]
+    #[arg(long = "ceph-monitors", value_name = "ADDRESSES", conflicts_with = "conf")]
     monitors: Option<String>,
     /// The user, without `client.`
-    #[arg(long, value_name = "NAME", default_value = "admin")]
+    #[arg(long = "ceph-user", value_name = "NAME", default_value = "admin")]
     user: String,
     /// A keyring with the user's key [default: /etc/ceph/ceph.client.NAME.keyring]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "key_file")]
+    #[arg(long = "ceph-keyring", value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "key_file")]
     keyring: Option<PathBuf>,
     /// A file with the user's key and nothing else
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long = "ceph-key-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
     key_file: Option<PathBuf>,
     /// How long the monitors may take to answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    connect_timeout: u64,
+    #[arg(long = "ceph-timeout", value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
 }
 
 impl Connection {
@@ -52,17 +53,11 @@ impl Connection {
     /// # Errors
     /// What the files and the cluster say; `InvalidInput` if it is another cluster than the location's.
     pub async fn open(&self, location: &Location) -> Result<RbdStore> {
-        let options = self.options(location)?;
-        let stop = interruption()?;
-        let opening = tokio::task::spawn_blocking(move || RbdStore::open(STORE, &options));
-        let store = tokio::select! {
-            opened = opening => opened.map_err(|e| Error::with_source(Kind::Internal, "connecting to Ceph", e))??,
-            () = stop.cancelled() => return Err(Error::new(Kind::Cancelled, "interrupted while connecting to Ceph")),
-        };
+        let store = self.connect(&location.pool, location.namespace.as_deref()).await?;
         match &location.cluster {
             Some(wanted) if wanted != store.cluster_id() => {
                 let message = format!(
-                    "the object is in Ceph cluster {wanted}, and this is cluster {}: name the other one's --ceph-conf or --monitors",
+                    "the object is in Ceph cluster {wanted}, and this is cluster {}: name the other one's --ceph-conf or --ceph-monitors",
                     store.cluster_id()
                 );
                 Err(Error::new(Kind::InvalidInput, message))
@@ -71,24 +66,47 @@ impl Connection {
         }
     }
 
-    fn options(&self, location: &Location) -> Result<RbdOptions> {
+    /// Opens `place`, which is `POOL` or `POOL/NAMESPACE`.
+    ///
+    /// # Errors
+    /// What the files and the cluster say; `InvalidInput` if it is no place.
+    pub async fn open_place(&self, place: &str) -> Result<RbdStore> {
+        let (pool, namespace) = place.split_once('/').map_or((place, None), |(pool, rest)| (pool, Some(rest)));
+        if pool.is_empty() || namespace.is_some_and(|namespace| namespace.is_empty() || namespace.contains('/')) {
+            let message = "a pool is written as rbd:POOL or rbd:POOL/NAMESPACE; a folder of that name as ./rbd:…";
+            return Err(Error::new(Kind::InvalidInput, message));
+        }
+        self.connect(pool, namespace).await
+    }
+
+    async fn connect(&self, pool: &str, namespace: Option<&str>) -> Result<RbdStore> {
+        let options = self.options(pool, namespace)?;
+        let stop = interruption()?;
+        let opening = tokio::task::spawn_blocking(move || RbdStore::open(STORE, &options));
+        tokio::select! {
+            opened = opening => opened.map_err(|e| Error::with_source(Kind::Internal, "connecting to Ceph", e))?,
+            () = stop.cancelled() => Err(Error::new(Kind::Cancelled, "interrupted while connecting to Ceph")),
+        }
+    }
+
+    fn options(&self, pool: &str, namespace: Option<&str>) -> Result<RbdOptions> {
         let cluster = match &self.monitors {
             Some(monitors) => RbdCluster::Monitors(monitors.clone()),
-            None => RbdCluster::Config(read(&self.ceph_conf, "give the cluster's with --ceph-conf, or --monitors")?),
+            None => RbdCluster::Config(read(&self.conf, "give the cluster's with --ceph-conf, or --ceph-monitors")?),
         };
         let user = self.user.strip_prefix("client.").unwrap_or(&self.user);
         Ok(RbdOptions {
-            namespace: location.namespace.clone(),
-            connect_timeout: Duration::from_secs(self.connect_timeout),
-            ..RbdOptions::new(cluster, user, self.key(user)?, &location.pool)
+            namespace: namespace.map(str::to_owned),
+            connect_timeout: Duration::from_secs(self.timeout),
+            ..RbdOptions::new(cluster, user, self.key(user)?, pool)
         })
     }
 
     fn key(&self, user: &str) -> Result<String> {
         if let Some(file) = &self.key_file {
-            let text = read(file, "give the file with the key with --key-file")?;
+            let text = read(file, "give the file with the key with --ceph-key-file")?;
             let key = text.trim();
-            let lacking = || lacking(file, "is not one key: give a keyring with --keyring");
+            let lacking = || lacking(file, "is not one key: give a keyring with --ceph-keyring");
             return if key.is_empty() || key.contains(char::is_whitespace) {
                 Err(lacking())
             } else {
@@ -97,7 +115,7 @@ impl Connection {
         }
         let usual = || PathBuf::from(format!("/etc/ceph/ceph.client.{user}.keyring"));
         let file = self.keyring.clone().unwrap_or_else(usual);
-        let text = read(&file, "give the file with the key with --keyring or --key-file")?;
+        let text = read(&file, "give the file with the key with --ceph-keyring or --ceph-key-file")?;
         key_in(&text, user).ok_or_else(|| lacking(&file, &format!("has no key of client.{user}")))
     }
 }

@@ -11,17 +11,16 @@ use vitrine_engine::{
     store::{
         Store,
         filesystem::{FilesystemOptions, FilesystemStore},
-        rbd::RbdStore,
     },
 };
 
 use super::{
     bounds::Bounds,
+    ceph::Connection,
     convert::Form,
     input::{Fetching, Input},
     inspect::property_rows,
     output::{Output, Rows, size},
-    pool::Ceph,
     progress::Shown,
     work::{self, interruption, workers},
 };
@@ -62,7 +61,7 @@ pub struct Import {
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
-    ceph: Ceph,
+    ceph: Connection,
     #[command(flatten)]
     fetching: Fetching,
     #[command(flatten)]
@@ -77,7 +76,7 @@ impl Import {
 
     async fn import(&self) -> Result<ExitCode> {
         let output = self.form.checked()?;
-        let store = self.store()?;
+        let store = self.store().await?;
         let key = self.key()?;
         if self.name.is_some() {
             check_free(&*store, &key).await?;
@@ -138,10 +137,9 @@ impl Import {
         }
     }
 
-    fn store(&self) -> Result<Arc<dyn Store>> {
+    async fn store(&self) -> Result<Arc<dyn Store>> {
         match self.store.to_str().and_then(|store| store.strip_prefix("rbd:")) {
-            // Connecting blocks, and nothing else is under way yet.
-            Some(pool) => Ok(Arc::new(RbdStore::open("rbd", &self.ceph.options(pool)?)?)),
+            Some(place) => Ok(Arc::new(self.ceph.open_place(place).await?)),
             None => Ok(Arc::new(FilesystemStore::open("filesystem", &self.store, &FilesystemOptions::default())?)),
         }
     }

@@ -15,7 +15,6 @@ mod input;
 mod inspect;
 mod operator;
 mod output;
-mod pool;
 mod progress;
 mod work;
 

@@ -72,7 +72,14 @@ impl Ceph {
 
     fn run_as(&self, user: &str, arguments: &[&str]) -> Ran {
         let (monitors, keyring) = (self.cluster.monitors(), self.file(&format!("{user}.keyring")));
-        run(arguments.iter().copied().chain(["--monitors", &monitors, "--user", user, "--keyring", &keyring]))
+        run(arguments.iter().copied().chain([
+            "--ceph-monitors",
+            &monitors,
+            "--ceph-user",
+            user,
+            "--ceph-keyring",
+            &keyring,
+        ]))
     }
 
     async fn object(&self) -> Object {
@@ -172,7 +179,11 @@ async fn what_stands_in_the_way_is_named() {
     let denied = ceph.run_as("limited", &["clone", &object.url, "private/disk"]);
     refused(ceph, denied, &[&key, "client.limited", "profile rbd pool=private", "ceph auth caps"]);
     let elsewhere = object.url.replace(ceph.cluster.fsid(), "00000000-0000-0000-0000-000000000000");
-    refused(ceph, ceph.run(&["clone", &elsewhere, "volumes/x"]), &[ceph.cluster.fsid(), "--ceph-conf or --monitors"]);
+    refused(
+        ceph,
+        ceph.run(&["clone", &elsewhere, "volumes/x"]),
+        &[ceph.cluster.fsid(), "--ceph-conf or --ceph-monitors"],
+    );
     let no_pool = object.url.replace("/images/", "/cellar/");
     refused(ceph, ceph.run(&["children", &no_pool]), &["no pool cellar"]);
     let left = ceph.run(&["children", &object.url, "-o", "json"]).expect(0).json();
@@ -184,27 +195,35 @@ async fn keys_come_from_files() {
     let ceph = ceph().await;
     let object = ceph.object().await;
     let (monitors, key_file) = (ceph.cluster.monitors(), ceph.file("vitrine.key"));
-    let at = ["children", &object.url, "--monitors", &monitors];
+    let at = ["children", &object.url, "--ceph-monitors", &monitors];
     let with = |more: &[&str]| run(at.iter().chain(more));
-    with(&["--user", "client.vitrine", "--key-file", &key_file]).expect(0);
+    with(&["--ceph-user", "client.vitrine", "--ceph-key-file", &key_file]).expect(0);
     let config = ceph.files.join("client.conf");
     fs::write(&config, format!("[global]\nmon_host = {monitors}\n")).unwrap();
     let config = config.to_str().unwrap();
-    let user = ["--user", "vitrine", "--key-file", &key_file];
+    let user = ["--ceph-user", "vitrine", "--ceph-key-file", &key_file];
     run(["children", &object.url, "--ceph-conf", config].iter().chain(&user)).expect(0);
 
-    let wrong = ["--user", "vitrine", "--key-file", &ceph.file("limited.key")];
+    let wrong = ["--ceph-user", "vitrine", "--ceph-key-file", &ceph.file("limited.key")];
     refused(ceph, with(&wrong), &["pool images", "client.vitrine", "ceph auth get client.vitrine"]);
     let keyring = ceph.file("vitrine.keyring");
-    refused(ceph, with(&["--user", "nobody", "--keyring", &keyring]), &["no key of client.nobody", &keyring]);
-    refused(ceph, with(&["--user", "vitrine", "--key-file", &keyring]), &["is not one key", "--keyring"]);
-    refused(ceph, with(&["--user", "none"]), &["/etc/ceph/ceph.client.none.keyring", "--key-file"]);
+    refused(ceph, with(&["--ceph-user", "nobody", "--ceph-keyring", &keyring]), &["no key of client.nobody", &keyring]);
+    refused(
+        ceph,
+        with(&["--ceph-user", "vitrine", "--ceph-key-file", &keyring]),
+        &["is not one key", "--ceph-keyring"],
+    );
+    refused(ceph, with(&["--ceph-user", "none"]), &["/etc/ceph/ceph.client.none.keyring", "--ceph-key-file"]);
     assert!(!Path::new("/etc/ceph/ceph.conf").exists(), "the tests' clusters are not those of the machine");
-    refused(ceph, run(["children", &object.url, "--key-file", &key_file]), &["/etc/ceph/ceph.conf", "--monitors"]);
+    refused(
+        ceph,
+        run(["children", &object.url, "--ceph-key-file", &key_file]),
+        &["/etc/ceph/ceph.conf", "--ceph-monitors"],
+    );
     // A monitor that is not there.
     let nobody = PortLease::reserve().unwrap();
     let away = format!("[v2:127.0.0.1:{}]", nobody.port());
-    let absent = run(["children", &object.url, "--monitors", &away, "--connect-timeout", "1"].iter().chain(&user));
+    let absent = run(["children", &object.url, "--ceph-monitors", &away, "--ceph-timeout", "1"].iter().chain(&user));
     refused(ceph, absent, &[&away, "have not answered"]);
 }
 

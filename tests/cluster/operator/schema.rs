@@ -158,4 +158,13 @@ async fn a_store_leaves_zeros_out_unless_it_says_otherwise() {
         let args = ["get", "imagestore", &lab.store_name(name), "-o", "jsonpath={.spec.thinProvisioning}"];
         assert_eq!(lab.plane.kubectl(&args).await.unwrap().success().unwrap(), expected, "{name}");
     }
+    let bucket = json!({
+        "apiVersion": "vitrine.dev/v1alpha1", "kind": "ImageStore", "metadata": { "name": lab.store_name("bucket") },
+        "spec": {
+            "s3": { "endpoint": "https://s3.example", "bucket": "images", "secretRef": { "name": "s3" } },
+            "thinProvisioning": false,
+        },
+    });
+    let refused = lab.plane.apply(&bucket.to_string()).await.unwrap_err().to_string();
+    assert!(refused.contains("thinProvisioning can be false for filesystem and rbd only"), "{refused}");
 }

@@ -4,8 +4,10 @@
 //! folder anew by its path and compares the identity marker in it; nothing is read, written or published in another one.
 
 use std::{
-    fmt, io,
-    os::fd::OwnedFd,
+    fmt,
+    fs::File,
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -232,23 +234,36 @@ impl Place {
 
 /// Makes the file `name`, durably, unless there is one: then that one stays.
 pub(super) fn put_once(root: &OwnedFd, name: &str, text: &[u8]) -> std::result::Result<(), Errno> {
-    let scratch = layout::scratch_name(rand::random());
-    let file = tree::create_file(root, &scratch)?;
-    let written = write_synced(file, text).and_then(|()| {
-        // A link, unlike a rename, never replaces what is there.
-        rustix::fs::linkat(root, &scratch, root, name, AtFlags::empty())
+    // By a file without a name, so that nothing is left behind by whoever is killed halfway. Not every file system has them.
+    let unnamed = tree::create_unnamed(root).and_then(|file| write_synced(file, text)).and_then(|file| {
+        let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(rustix::fs::CWD, opened, root, name, AtFlags::SYMLINK_FOLLOW)
     });
+    match unnamed {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(_) => put_by_scratch(root, name, text)?,
+    }
+    rustix::fs::fsync(root)
+}
+
+/// The same with a file of another name, which is removed then.
+fn put_by_scratch(root: &OwnedFd, name: &str, text: &[u8]) -> std::result::Result<(), Errno> {
+    let scratch = layout::scratch_name(rand::random());
+    let written = write_synced(tree::create_file(root, &scratch)?, text);
+    // A link, unlike a rename, never replaces what is there.
+    let linked = written.and_then(|_| rustix::fs::linkat(root, &scratch, root, name, AtFlags::empty()));
     tree::remove(root, &scratch)?;
-    match written {
-        Ok(()) | Err(Errno::EXIST) => rustix::fs::fsync(root),
+    match linked {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
 
 /// Writes all of `bytes` and makes them durable.
-fn write_synced(file: OwnedFd, bytes: &[u8]) -> std::result::Result<(), Errno> {
-    let mut file = std::fs::File::from(file);
+fn write_synced(file: OwnedFd, bytes: &[u8]) -> std::result::Result<File, Errno> {
+    let mut file = File::from(file);
     io::Write::write_all(&mut file, bytes)
         .and_then(|()| file.sync_all())
+        .map(|()| file)
         .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
 }

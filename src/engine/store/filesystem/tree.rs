@@ -36,6 +36,11 @@ pub(super) fn create_file(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
     rustix::fs::openat(parent, name, flags, FILE_MODE)
 }
 
+/// Makes a file in `parent` that has no name yet; not every file system can.
+pub(super) fn create_unnamed(parent: &OwnedFd) -> Result<OwnedFd> {
+    rustix::fs::openat(parent, ".", OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, FILE_MODE)
+}
+
 /// Opens a file for reading and writing, and makes it if it does not exist.
 pub(super) fn open_or_create_file(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
