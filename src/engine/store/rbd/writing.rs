@@ -206,9 +206,11 @@ impl Writing {
         // As long as an operation may take, and once more for what was queued behind it.
         let patience = self.place.operation_timeout().saturating_mul(2);
         let quiet = self.flight.wait_quiet(patience);
-        let image = self.image.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Held until it is closed: whoever comes second, told to let go while this sink gives up by itself, finds it closed then and does not
+        // take it for an image that somebody uses.
+        let mut image = self.image.lock().unwrap_or_else(PoisonError::into_inner);
         // Where somebody else still holds it, it is closed behind them.
-        match image.map(Arc::into_inner) {
+        match image.take().map(Arc::into_inner) {
             Some(Some(image)) if quiet => {
                 image.close().map_err(|errno| self.place.error(format!("closing image {}", self.name()), errno))
             }
