@@ -153,3 +153,19 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {}
+
+/// Looks for a `T` among an error's causes. An I/O error hides what it wraps from `source`, so that is looked into, too.
+pub(crate) fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}

@@ -10,6 +10,7 @@
 mod conformance;
 mod decorators;
 mod filesystem;
+mod leftovers;
 mod owners;
 mod rbd;
 mod s3;

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store, cut_off, describe};
+use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store, cut_off, describe, overtaken};
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, StoredImage, Verified},
@@ -194,12 +194,6 @@ fn deleted(store: &str, key: &ObjectKey, attempt: u32) -> Error {
         Kind::Conflict,
         format!("store {store}: {key} was deleted with attempt {attempt}; a later one can write it"),
     )
-}
-
-fn overtaken(store: &str, key: &ObjectKey, attempt: u32, latest: u32) -> Error {
-    let message =
-        format!("store {store}: attempt {attempt} at {key} was overtaken by attempt {latest}, which goes on with it");
-    Error::new(Kind::Conflict, message)
 }
 
 struct MemorySink {

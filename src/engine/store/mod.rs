@@ -26,6 +26,7 @@ pub mod rbd;
 mod record;
 pub mod s3;
 pub mod thick;
+mod token;
 mod writeback;
 
 use std::{sync::Arc, time::Duration};
@@ -225,6 +226,16 @@ pub(crate) fn describe(format: OutputFormat, length: u64, proof: &Verified) -> S
         properties: proof.properties().clone(),
         manifest: proof.manifest().clone(),
     }
+}
+
+/// The error for an attempt at `key` that came too late: of `latest`, or of an earlier sink of the same one.
+pub(crate) fn overtaken(store: &str, key: &ObjectKey, attempt: u32, latest: u32) -> Error {
+    let message = if attempt == latest {
+        format!("store {store}: another writer of attempt {attempt} at {key} began later, and goes on with it")
+    } else {
+        format!("store {store}: attempt {attempt} at {key} was overtaken by attempt {latest}, which goes on with it")
+    };
+    Error::new(Kind::Conflict, message)
 }
 
 /// The error for a `length` that would cut off bytes which were written. A fault of the caller, noticed before anything is

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     os::unix::process::ExitStatusExt,
     process::{Child, Command},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -14,7 +14,10 @@ use vitrine_engine::store::{
 };
 
 use super::{POOL, cluster, open, options};
-use crate::conformance::{key, noise, publish, publish_with, read_all};
+use crate::{
+    conformance::{key, noise, publish, publish_with, read_all},
+    leftovers::sweep_all,
+};
 
 const VICTIM: &str = "VITRINE_TEST_RBD_VICTIM";
 const LENGTH: u64 = 9 << 20;
@@ -71,20 +74,6 @@ async fn check(store: &RbdStore, number: usize) {
     assert_eq!((content.slice(..5000), content.slice(8 << 20..(8 << 20) + 5000)), (noise(1, 5000), noise(2, 5000)));
 }
 
-/// Sweeps until nothing unpublished is left: Ceph takes some seconds to notice that a client is dead.
-async fn sweep_all(store: &RbdStore) {
-    let start = Instant::now();
-    loop {
-        store.sweep(Duration::ZERO).await.unwrap();
-        let left: Vec<_> = store.list().await.unwrap().into_iter().filter(|entry| !entry.published).collect();
-        if left.is_empty() {
-            return;
-        }
-        assert!(start.elapsed() < Duration::from_secs(120), "not swept: {left:?}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
 /// How many RADOS objects of each sort there are in the namespace, by the beginnings of their names.
 async fn remains(namespace: &str) -> BTreeMap<String, usize> {
     let listed = cluster().await.rados(&["--pool", POOL, "--namespace", namespace, "ls"]).unwrap();
@@ -111,7 +100,7 @@ async fn nothing_is_lost_and_nothing_is_left_at_any_step() {
     for number in 0..Step::ALL.len() {
         check(&store, number).await;
     }
-    sweep_all(&store).await;
+    sweep_all(&*store).await;
     // Whoever died before it had given an image its name: another one has done it.
     for entry in store.list().await.unwrap() {
         assert_eq!(Some(entry.name), entry.key.map(|key| key.to_string()));
@@ -129,7 +118,7 @@ async fn nothing_is_lost_and_nothing_is_left_at_any_step() {
         }
         store.delete(&key(number as u64), 2).await.unwrap();
     }
-    sweep_all(&store).await;
+    sweep_all(&*store).await;
     let counts = remains(namespace).await;
     let known = ["rbd_children", "rbd_directory", "rbd_info", "rbd_trash", "vitrine_index"];
     assert!(counts.keys().all(|sort| known.contains(&sort.as_str())), "{counts:?}");

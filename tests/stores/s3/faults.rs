@@ -6,15 +6,15 @@ use object_store::{ObjectStoreExt as _, path::Path};
 use vitrine_engine::{
     error::Kind,
     model::OutputFormat,
-    store::{
-        Store,
-        s3::{S3Options, S3Store},
-    },
+    store::{Store, s3::S3Options},
 };
 use vitrine_harness::{CephCluster, Gateway};
 
 use super::{BUCKET, client, objects, open, options, options_for, pieces};
-use crate::conformance::{key, noise, proof, publish, read_all, refused};
+use crate::{
+    conformance::{key, noise, proof, publish, read_all, refused},
+    leftovers::sweep_all,
+};
 
 const PIECE: usize = 1 << 20;
 const LENGTH: u64 = 40 << 20;
@@ -88,22 +88,8 @@ async fn a_gateway_that_hangs_is_told_in_time_and_nothing_is_left() {
     // Back to work, with what was there and without what was not finished.
     let store = open(&S3Options { lease: Duration::from_secs(1), ..options });
     assert_eq!(read_all(&*store.open(&key(3)).await.unwrap()).await, noise(3, 5000));
-    sweep_all(&store).await;
+    sweep_all(&*store).await;
     publish(&*store, &key(2), 5000, &[]).await;
-}
-
-/// Sweeps until nothing unpublished is left.
-async fn sweep_all(store: &S3Store) {
-    let start = Instant::now();
-    loop {
-        store.sweep(Duration::ZERO).await.unwrap();
-        let left: Vec<_> = store.list().await.unwrap().into_iter().filter(|entry| !entry.published).collect();
-        if left.is_empty() {
-            return;
-        }
-        assert!(start.elapsed() < Duration::from_secs(120), "not swept: {left:?}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

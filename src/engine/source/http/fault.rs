@@ -2,12 +2,12 @@
 //!
 //! Everything that reqwest or hyper say is stripped of URLs before it becomes a message: a query may be a credential.
 
-use std::{error::Error as StdError, io, time::Duration};
+use std::time::Duration;
 
 use reqwest::{StatusCode, header::HeaderMap};
 
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, find},
     source::Refusal,
 };
 
@@ -90,22 +90,6 @@ fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
     }
 }
 
-/// Looks for a `T` among an error's causes. An I/O error hides what it wraps from `source`, so that is looked into, too.
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match wrapped {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +121,7 @@ mod tests {
     #[test]
     fn causes_are_found_through_io_errors() {
         let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let wrapped = io::Error::other(io::Error::other(tls));
+        let wrapped = std::io::Error::other(std::io::Error::other(tls));
         assert!(find::<rustls::Error>(&wrapped).is_some());
         assert!(find::<Refusal>(&wrapped).is_none());
     }

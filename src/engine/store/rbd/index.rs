@@ -5,11 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{
-    ffi::Errno,
-    layout::{INDEX, Token},
-    place::Place,
-};
+use super::{super::token::Token, ffi::Errno, layout::INDEX, place::Place};
 use crate::{
     error::{Error, Kind, Result},
     model::ObjectKey,

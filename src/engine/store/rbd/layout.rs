@@ -3,8 +3,7 @@
 //! Everything that Vitrine names for itself begins with a dot, which no object key does. A name carries the whole key, so that what is
 //! found can be told whose it is even if nothing else is left of it.
 
-use std::fmt;
-
+use super::super::token::Token;
 use crate::model::ObjectKey;
 
 /// The snapshot of a published image: the name that Cinder, Nova and glance clone from.
@@ -21,31 +20,6 @@ pub(super) const TRASH: &str = "rbd_trash";
 const RECORD: &str = "vitrine_record.";
 const PARTIAL: &str = ".vitrine-partial-";
 const REMOVED: &str = ".vitrine-removed-";
-
-/// Which sink it is: the attempt, and a number of its own for the case that one attempt creates two sinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Token {
-    /// The fencing number the caller gave.
-    pub(super) attempt: u32,
-    /// Random; tells sinks of one attempt apart.
-    pub(super) nonce: u64,
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a{}-{:016x}", self.attempt, self.nonce)
-    }
-}
-
-impl Token {
-    /// Reads what `Display` wrote.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (attempt, nonce) = text.strip_prefix('a')?.split_once('-')?;
-        let token = Self { attempt: attempt.parse().ok()?, nonce: u64::from_str_radix(nonce, 16).ok()? };
-        // Only the one spelling: what is spelt otherwise is somebody else's.
-        (token.to_string() == text).then_some(token)
-    }
-}
 
 /// What an image is, by its name alone.
 #[derive(Clone, Debug, PartialEq, Eq)]

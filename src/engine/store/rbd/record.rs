@@ -7,8 +7,9 @@ use std::io;
 
 use super::{
     super::record::{ENTRY, Facts, MAX_FACTS, damaged, entry, parse_entry},
+    super::token::Token,
     ffi::Errno,
-    layout::{self, Token},
+    layout,
     place::Place,
 };
 use crate::{

@@ -7,10 +7,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    super::{overtaken, token::Token},
     clones,
     ffi::{Errno, Image},
     index::{self, Entry, State},
-    layout::{self, SNAPSHOT, Token},
+    layout::{self, SNAPSHOT},
     place::Place,
     record,
     step::Step,
@@ -28,7 +29,7 @@ pub(super) fn delete(place: &Arc<Place>, key: &ObjectKey, attempt: u32) -> Resul
     let found = loop {
         let found = index::get(place, key)?;
         if let Some(latest) = found.as_ref().map(|entry| entry.attempt).filter(|latest| *latest > attempt) {
-            return Err(overtaken(place, key, attempt, latest));
+            return Err(overtaken(place.name(), key, attempt, latest));
         }
         if let Some(image) =
             found.as_ref().filter(|entry| entry.state == State::Published).and_then(|e| e.image.as_ref())
@@ -136,17 +137,4 @@ fn remove_image(place: &Arc<Place>, key: &ObjectKey, id: &str, name: &str) -> Re
         }
         Err(errno) => Err(failed(errno)),
     }
-}
-
-/// The error for an attempt that came too late.
-pub(super) fn overtaken(place: &Place, key: &ObjectKey, attempt: u32, latest: u32) -> Error {
-    let message = if attempt == latest {
-        format!("store {}: another writer of attempt {attempt} at {key} began later, and goes on with it", place.name())
-    } else {
-        format!(
-            "store {}: attempt {attempt} at {key} was overtaken by attempt {latest}, which goes on with it",
-            place.name()
-        )
-    };
-    Error::new(Kind::Conflict, message)
 }

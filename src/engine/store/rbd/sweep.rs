@@ -8,9 +8,10 @@ use std::{
 
 use super::{
     super::ObjectEntry,
+    super::token::Token,
     ffi::{Errno, Image},
     index::{self, Entry, State},
-    layout::{self, Token},
+    layout,
     place::Place,
     published, record, removal,
 };

@@ -11,10 +11,11 @@ use std::{
 
 use super::{
     super::ObjectStat,
+    super::{overtaken, token::Token},
     ffi::{Errno, Image, Watch},
     flight::Flight,
     index::{self, Entry, State},
-    layout::{self, SNAPSHOT, Token},
+    layout::{self, SNAPSHOT},
     place::Place,
     published, record, removal,
     step::Step,
@@ -161,8 +162,8 @@ impl Writing {
                 );
                 Error::new(Kind::Conflict, message)
             }
-            Some(entry) => removal::overtaken(place, key, attempt, entry.attempt),
-            None => removal::overtaken(place, key, attempt, attempt),
+            Some(entry) => overtaken(place.name(), key, attempt, entry.attempt),
+            None => overtaken(place.name(), key, attempt, attempt),
         }
     }
 
@@ -308,7 +309,7 @@ fn check_fence(place: &Place, key: &ObjectKey, attempt: u32, entry: Option<&Entr
             Kind::AlreadyExists,
             format!("store {store} (pool {}) already holds {key}; delete it before it is written anew", place.spec()),
         )),
-        _ if entry.attempt > attempt => Err(removal::overtaken(place, key, attempt, entry.attempt)),
+        _ if entry.attempt > attempt => Err(overtaken(place.name(), key, attempt, entry.attempt)),
         State::Deleted if entry.attempt == attempt => Err(Error::new(
             Kind::Conflict,
             format!("store {store}: {key} was deleted with attempt {attempt}; a later one can write it"),

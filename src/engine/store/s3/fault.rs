@@ -1,10 +1,10 @@
 //! What a failed request means, and what can be done about it. Pure: knows the errors of the S3 protocol, and no store.
 
-use std::{error::Error as StdError, io};
+use std::error::Error as StdError;
 
 use object_store::{Error, client::HttpError, client::HttpErrorKind};
 
-use crate::error::Kind;
+use crate::error::{Kind, find};
 
 /// What a failed request means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,22 +179,6 @@ fn last_cause(error: &(dyn StdError + 'static)) -> String {
     last.to_string()
 }
 
-/// Looks for a `T` among an error's causes. An I/O error hides what it wraps from `source`, so that is looked into, too.
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match wrapped {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,7 +231,7 @@ mod tests {
     #[test]
     fn untrusted_certificates_are_found_however_deep() {
         let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let error = Error::Generic { store: "S3", source: Box::new(io::Error::other(io::Error::other(tls))) };
+        let error = Error::Generic { store: "S3", source: Box::new(std::io::Error::other(std::io::Error::other(tls))) };
         assert_eq!(Fault::of(&error).kind(), Kind::InvalidInput);
     }
 }

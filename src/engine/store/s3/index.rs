@@ -13,7 +13,8 @@ use futures::StreamExt as _;
 use object_store::ObjectMeta;
 
 use super::{
-    layout::{Layout, Token},
+    super::token::Token,
+    layout::Layout,
     place::{Condition, Place, Put},
 };
 use crate::{

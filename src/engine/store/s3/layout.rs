@@ -3,41 +3,15 @@
 //! Everything that is not an entry is below a folder whose name begins with a dot, which no object key does. A folder's name carries the
 //! whole key, so that what is found can be told whose it is even if nothing else is left of it.
 
-use std::fmt;
-
 use object_store::path::Path;
 
+use super::super::token::Token;
 use crate::model::ObjectKey;
 
 const DATA: &str = ".data";
 const READERS: &str = ".readers";
 const RECORD: &str = "record";
 const LEASE: &str = "lease";
-
-/// Which sink it is: the attempt, and a number of its own for the case that one attempt creates two sinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Token {
-    /// The fencing number the caller gave.
-    pub(super) attempt: u32,
-    /// Random; tells sinks of one attempt apart.
-    pub(super) nonce: u64,
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a{}-{:016x}", self.attempt, self.nonce)
-    }
-}
-
-impl Token {
-    /// Reads what `Display` wrote.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (attempt, nonce) = text.strip_prefix('a')?.split_once('-')?;
-        let token = Self { attempt: attempt.parse().ok()?, nonce: u64::from_str_radix(nonce, 16).ok()? };
-        // Only the one spelling: what is spelt otherwise is somebody else's.
-        (token.to_string() == text).then_some(token)
-    }
-}
 
 /// The names below one prefix.
 #[derive(Clone, Debug)]

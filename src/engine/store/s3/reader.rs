@@ -10,10 +10,10 @@ use tokio::runtime::Handle;
 
 use super::{
     super::ObjectReader,
+    super::token::Token,
     extents::Extent,
     fault::Fault,
     index::{self, Found, State},
-    layout::Token,
     lease::{self, Lease},
     place::Place,
     record::{self, Record},

@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use super::{
     super::record::{ENTRY, Facts, MAX_FACTS, damaged, entry, parse_entry},
+    super::token::Token,
     extents::{Extent, Table},
-    layout::Token,
     place::Place,
 };
 use crate::{

@@ -4,8 +4,8 @@
 //! neither misses the other, and nothing is removed from under a reader: what is still read is left to sweeping.
 
 use super::{
+    super::{overtaken, token::Token},
     index::{self, Entry, Found, State},
-    layout::Token,
     lease,
     place::{Place, Put},
     step::Step,
@@ -36,7 +36,7 @@ async fn close(place: &Place, key: &ObjectKey, attempt: u32) -> Result<Option<Fo
     loop {
         let found = index::get(place, key).await?;
         if let Some(latest) = found.as_ref().map(|found| found.entry.attempt).filter(|latest| *latest > attempt) {
-            return Err(overtaken(place, key, attempt, latest));
+            return Err(overtaken(place.name(), key, attempt, latest));
         }
         if let Some(entry) = found.as_ref().map(|found| &found.entry) {
             match entry.state {
@@ -113,17 +113,4 @@ pub(super) fn check_closing(place: &Place, key: &ObjectKey, entry: &Entry) -> Re
         CLOSING / 60
     );
     Err(Error::new(Kind::Unavailable, message))
-}
-
-/// The error for an attempt that came too late.
-pub(super) fn overtaken(place: &Place, key: &ObjectKey, attempt: u32, latest: u32) -> Error {
-    let message = if attempt == latest {
-        format!("store {}: another writer of attempt {attempt} at {key} began later, and goes on with it", place.name())
-    } else {
-        format!(
-            "store {}: attempt {attempt} at {key} was overtaken by attempt {latest}, which goes on with it",
-            place.name()
-        )
-    };
-    Error::new(Kind::Conflict, message)
 }

@@ -9,8 +9,9 @@ use object_store::ObjectMeta;
 
 use super::{
     super::ObjectEntry,
+    super::token::Token,
     index::{self, Entry, Found, Index, State},
-    layout::{Layout, Token},
+    layout::Layout,
     lease,
     place::{Place, Put},
     removal,

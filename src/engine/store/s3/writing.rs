@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{
     super::ObjectStat,
+    super::{overtaken, token::Token},
     index::{self, Entry, Found, State},
-    layout::Token,
     lease::{self, Lease},
     place::{Place, Put},
     record::{self, Record},
@@ -152,8 +152,8 @@ impl Writing {
                 );
                 Error::new(Kind::Conflict, message)
             }
-            Some(entry) => removal::overtaken(place, key, attempt, entry.attempt),
-            None => removal::overtaken(place, key, attempt, attempt),
+            Some(entry) => overtaken(place.name(), key, attempt, entry.attempt),
+            None => overtaken(place.name(), key, attempt, attempt),
         }
     }
 
@@ -242,7 +242,7 @@ fn check_fence(place: &Place, key: &ObjectKey, attempt: u32, found: Option<&Foun
             ),
         )),
         State::Closing => removal::check_closing(place, key, entry),
-        _ if entry.attempt > attempt => Err(removal::overtaken(place, key, attempt, entry.attempt)),
+        _ if entry.attempt > attempt => Err(overtaken(place.name(), key, attempt, entry.attempt)),
         State::Deleted if entry.attempt == attempt => Err(Error::new(
             Kind::Conflict,
             format!("store {store}: {key} was deleted with attempt {attempt}; a later one can write it"),
