@@ -1,5 +1,7 @@
 //! A plain reference decoder: walks a map to its end and unpacks cluster by cluster, one after the other.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use vitrine_engine::{
     error::Result,
@@ -37,7 +39,18 @@ impl ReadAt for Memory {
 }
 
 /// Calls `data` for every stretch that is not a hole, ascending; the virtual size. `most` is what is asked for at once.
-pub fn walk(input: &mut dyn ReadAt, most: u64, limits: &Limits, mut data: impl FnMut(u64, &[u8])) -> Result<u64> {
+pub fn walk(input: &mut dyn ReadAt, most: u64, limits: &Limits, data: impl FnMut(u64, &[u8])) -> Result<u64> {
+    walk_data(input, most, limits, |at| at..u64::MAX, data)
+}
+
+/// As `walk`, where `stretch` tells the first stretch of the file at or after an offset that is no hole.
+pub fn walk_data(
+    input: &mut dyn ReadAt,
+    most: u64,
+    limits: &Limits,
+    stretch: impl Fn(u64) -> Range<u64>,
+    mut data: impl FnMut(u64, &[u8]),
+) -> Result<u64> {
     let told = input.length().is_some();
     let mut map = format::open(input, None, limits, Order::Tables)?;
     let mut guest = 0;
@@ -49,7 +62,14 @@ pub fn walk(input: &mut dyn ReadAt, most: u64, limits: &Limits, mut data: impl F
             Place::Raw { host } => {
                 let (mut done, mut host) = (0, host);
                 while done < mapping.length {
-                    let bytes = input.read_up_to(host, usize::try_from(mapping.length - done).unwrap().min(1 << 20))?;
+                    let next = stretch(host);
+                    let hole = next.start.saturating_sub(host).min(mapping.length - done);
+                    (done, host) = (done + hole, host + hole);
+                    let wanted = (mapping.length - done).min(next.end - host).min(1 << 20);
+                    if wanted == 0 {
+                        continue;
+                    }
+                    let bytes = input.read_up_to(host, usize::try_from(wanted).unwrap())?;
                     if bytes.is_empty() && map.virtual_size().is_none() {
                         guest += done;
                         break 'disk;

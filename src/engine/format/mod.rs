@@ -60,6 +60,11 @@ pub trait DiskMap: Send {
     /// Whether two answers may lie on the same bytes of the file.
     fn may_read_twice(&self) -> bool;
 
+    /// Whether it may turn out in the middle of a stream that the file has to be read by its tables, which `NeedsSpill` says.
+    fn may_need_tables(&self) -> bool {
+        false
+    }
+
     /// Whether opening it has checked all that its tables say, so that resolving the whole disk would show nothing more.
     fn is_checked(&self) -> bool {
         false

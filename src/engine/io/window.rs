@@ -30,6 +30,8 @@ pub enum Keep {
     Unread,
     /// All. For files in which two reads overlap far apart; costs a copy of the file on disk.
     All,
+    /// All, as long as the spill file takes them; then those not read yet. For files that are hardly ever read twice.
+    WhileRoom,
 }
 
 /// Bounds of a window.
@@ -91,6 +93,11 @@ impl<F: Feed> Window<F> {
     /// Keeps from now on what `keep` says.
     pub fn keep(&mut self, keep: Keep) {
         self.keep = keep;
+    }
+
+    /// Whether every byte that has come can be read again.
+    pub fn has_all(&self) -> bool {
+        self.keep != Keep::Unread
     }
 
     /// The same bytes, for reading tables: may fetch what is far ahead out of turn.
@@ -170,9 +177,13 @@ impl<F: Feed> Window<F> {
             self.held.start = end;
             return Ok(());
         }
+        if self.keep == Keep::WhileRoom && !self.spill.has_room(piece.len() as u64) {
+            self.keep = Keep::Unread;
+            self.spill.clear();
+        }
         let nothing = RangeSet::default();
         let done_with = match self.keep {
-            Keep::All => &nothing,
+            Keep::All | Keep::WhileRoom => &nothing,
             Keep::Unread => &self.read,
         };
         // One stretch, whatever was read between: a list of small ones would be as large as an attacker likes.

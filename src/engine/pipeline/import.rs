@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Output, Progress, Stage, Transfer,
     deliver::WrittenFile,
-    intake::{Intake, check_length},
+    intake::{Intake, Stopped, Stream, check_length},
     publish::{Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
     transfer::BUFFERS,
 };
@@ -132,8 +132,10 @@ pub async fn import(job: &Import, progress: &Arc<Progress>, cancel: &Cancellatio
 /// An image that must be read in another order than that in which its source gives it, once.
 fn only_once(job: &Import, error: Error) -> Error {
     let source = job.source.describe();
-    let message =
-        format!("{source} can be read only once, and this image must be read here and there: save it as a file first");
+    let message = format!(
+        "{source} can be read only once, and this image must be read here and there, for which it is too large: \
+                 save it as a file first, or raise max-spill"
+    );
     Error::with_source(Kind::InvalidInput, message, error)
 }
 
@@ -253,12 +255,21 @@ async fn attempt_with(
 ) -> Result<Imported> {
     check_length(opened.length, &job.limits)?;
     progress.expect(opened.length);
-    let (outputs, mut published) = open_sinks(&job.placing(), cancel).await?;
-    if outputs.is_empty() {
-        return Err(nowhere(published));
-    }
-    progress.enter(Stage::Transferring);
-    let (files, evidence) = receive(job, keep, opened, outputs, progress, cancel.child_token()).await?;
+    let stop = cancel.child_token();
+    // If this future is dropped, the guard ends the threads.
+    let _guard = stop.clone().drop_guard();
+    let mut work = Work::Begin(Intake::new(job, keep, progress, &stop), opened);
+    let (files, evidence, mut published) = loop {
+        let (outputs, published) = open_sinks(&job.placing(), cancel).await?;
+        if outputs.is_empty() {
+            return Err(nowhere(published));
+        }
+        progress.enter(Stage::Transferring);
+        match receive(job, work, outputs, progress, &stop).await? {
+            Receipt::Moved(files, evidence) => break (files, evidence, published),
+            Receipt::Again(stream) => work = Work::ByTables(stream),
+        }
+    };
     let sinks = join_sinks(files, job.placing().joining(cancel), &mut published).await?;
     progress.enter(Stage::Publishing);
     let verified = match approve(&job.placing(), evidence, &mut published, cancel).await {
@@ -272,16 +283,28 @@ async fn attempt_with(
     Ok(imported(&verified, published))
 }
 
+/// What the blocking part is to do.
+enum Work {
+    Begin(Intake, Opened),
+    ByTables(Box<Stream>),
+}
+
+/// What the blocking part has done.
+enum Receipt {
+    Moved(Vec<WrittenFile>, Evidence),
+    /// Nothing: the stream, of which all that came was kept, has to be read by its tables.
+    Again(Box<Stream>),
+}
+
 /// Runs the blocking part on a thread of its own.
 async fn receive(
     job: &Import,
-    keep: Keep,
-    opened: Opened,
+    work: Work,
     outputs: Vec<Output>,
     progress: &Arc<Progress>,
-    stop: CancellationToken,
-) -> Result<(Vec<WrittenFile>, Evidence)> {
-    let (intake, handle) = (Intake::new(job, keep, progress, &stop), Handle::current());
+    stop: &CancellationToken,
+) -> Result<Receipt> {
+    let handle = Handle::current();
     let transfer = Transfer {
         outputs,
         require_all: job.require_all,
@@ -291,11 +314,18 @@ async fn receive(
         progress: progress.clone(),
         cancel: stop.clone(),
     };
-    // If this future is dropped, the guard ends the threads.
-    let _guard = stop.drop_guard();
-    let done = tokio::task::spawn_blocking(move || intake.run(opened, &handle, transfer)).await;
-    match done.map_err(|e| Error::with_source(Kind::Internal, "the import's thread failed", e))? {
-        Ok(done) => Ok(done),
-        Err(failed) => Err(failed.settle().await),
+    let done = tokio::task::spawn_blocking(move || match work {
+        Work::Begin(intake, opened) => intake.run(opened, &handle, transfer),
+        Work::ByTables(stream) => stream.run_by_tables(&handle, transfer),
+    });
+    match done.await.map_err(|e| Error::with_source(Kind::Internal, "the import's thread failed", e))? {
+        Ok((files, evidence)) => Ok(Receipt::Moved(files, evidence)),
+        Err(Stopped { failed, again }) => match (failed.settle().await, again) {
+            (error, Some(stream)) if error.kind() == Kind::NeedsSpill => {
+                tracing::info!(source = job.source.describe(), %error, "starting over with what was kept of the stream");
+                Ok(Receipt::Again(stream))
+            }
+            (error, _) => Err(error),
+        },
     }
 }

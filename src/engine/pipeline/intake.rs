@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    format::{self, Order, Shape},
+    format::{self, DiskMap, Order, Shape},
     io::{Feed, Keep, LastBytes, Pump, ReadAt as _, Spill, Tailed, Window, WindowLimits, feed_from},
-    model::{Digest, DigestAlgorithm, DiskFormat, Evidence, Limits, Received, Rule, Violation},
+    model::{ContentManifest, Digest, DigestAlgorithm, DiskFormat, Evidence, Limits, Received, Rule, Violation},
     source::Opened,
     verify::{DigestSet, DigestedFeed},
 };
@@ -38,10 +38,24 @@ pub struct Intake {
     stop: CancellationToken,
 }
 
-/// The disk's bytes, what was around them, and the last of them once they have passed.
-type Inner = (Window<Box<dyn Feed>>, Wrapping, LastBytes);
-
 type Moved = (Vec<WrittenFile>, Evidence);
+
+/// A stream that is under way: the disk's bytes, what was around them, and the last of them once they have passed.
+pub struct Stream {
+    intake: Intake,
+    window: Window<Box<dyn Feed>>,
+    wrapping: Wrapping,
+    last: LastBytes,
+    received: Arc<Mutex<Option<Received>>>,
+}
+
+/// A failure, with the sinks that wait to be told, and the stream if all of it can be read again by its tables.
+pub struct Stopped {
+    /// What went wrong.
+    pub failed: Failed,
+    /// Where to go on.
+    pub again: Option<Box<Stream>>,
+}
 
 impl Intake {
     /// The part of `job` that is needed here. `keep` says what the window keeps of a format that may read twice, `stop` ends it early.
@@ -69,76 +83,18 @@ impl Intake {
     ///
     /// # Errors
     /// What any stage says; the sinks come back with it.
-    pub fn run(self, opened: Opened, handle: &Handle, job: Transfer) -> Result<Moved, Failed> {
+    pub fn run(self, opened: Opened, handle: &Handle, job: Transfer) -> Result<Moved, Stopped> {
         let _runtime = handle.enter();
-        let received = Arc::new(Mutex::new(None));
-        let (window, wrapping, last) = match self.open_window(opened, handle, &received) {
-            Ok(window) => window,
-            Err(error) => return Err(Failed::before(error, job)),
-        };
-        self.move_disk(window, &wrapping, &last, &received, job)
-            .map_err(|failed| failed.map(|error| wrapping.doubt(error)))
-    }
-
-    /// Opens and transfers what the stages in front give.
-    fn move_disk(
-        self,
-        mut window: Window<Box<dyn Feed>>,
-        wrapping: &Wrapping,
-        last: &LastBytes,
-        received: &Mutex<Option<Received>>,
-        mut job: Transfer,
-    ) -> Result<Moved, Failed> {
-        if wrapping.packed {
-            job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
-        }
-        if let Err(error) = check_outputs(wrapping, &job) {
-            return Err(Failed::before(error, job));
-        }
-        let (declared, limits) = (self.wants.disk_format(), &self.wants.limits);
-        let map = format::open_as(&mut window.tables(), wrapping.shape(), declared, limits, self.order);
-        let map = map.and_then(|map| map.virtual_size().map_or(Ok(()), |size| wrapping.check_size(size)).map(|()| map));
-        let mut map = match map {
-            Ok(map) => map,
-            Err(error) => return Err(Failed::before(error, job)),
-        };
-        if !map.may_read_twice() {
-            window.keep(Keep::Unread);
-        }
-        let Transferred { manifest, files } = transfer(map.as_mut(), &mut window, job)?;
-        let evidence = window.finish().and_then(|()| {
-            // Only now is the length of every stream known, and whether tables reach past it.
-            map.check_length(window.length().unwrap_or(0))?;
-            if *wrapping.shape() == Shape::Whole {
-                format::check_tail(&last.lock().unwrap_or_else(PoisonError::into_inner), map.format())?;
-            }
-            let received = received.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let received = received.ok_or_else(|| Error::new(Kind::Internal, "the source's end was not seen"))?;
-            Ok((received, wrapping.conclude(manifest.virtual_size)?))
-        });
-        match evidence {
-            Ok((received, (container_format, properties))) => {
-                let (source_format, declared) = (map.format(), self.declared);
-                Ok((
-                    files,
-                    Evidence {
-                        received,
-                        declared,
-                        source_format,
-                        container_format,
-                        properties,
-                        violations: Vec::new(),
-                        manifest,
-                    },
-                ))
-            }
-            Err(error) => Err(Failed::after(error, files)),
+        match self.open_stream(opened, handle) {
+            Ok(stream) => Box::new(stream).run(job),
+            Err(error) => Err(Stopped { failed: Failed::before(error, job), again: None }),
         }
     }
 
     /// The stages in front of the format.
-    fn open_window(&self, opened: Opened, handle: &Handle, received: &Arc<Mutex<Option<Received>>>) -> Result<Inner> {
+    fn open_stream(self, opened: Opened, handle: &Handle) -> Result<Stream> {
         let Opened { length, stream, ranges, .. } = opened;
+        let received = Arc::new(Mutex::new(None));
         let slot = received.clone();
         let algorithms = self.declared.iter().map(Digest::algorithm).chain([DigestAlgorithm::Sha256]);
         let feed = feed_from(stream, handle, READ_AHEAD, self.stop.clone());
@@ -153,7 +109,86 @@ impl Intake {
             WindowLimits { memory: self.wants.limits.window_memory, tables: self.wants.limits.max_table_memory };
         let spill = Spill::new(&self.wants.scratch, self.wants.limits.max_spill);
         let (feed, last) = Tailed::new(feed, format::TAIL);
-        Ok((Window::new(Box::new(feed), length, self.wants.keep, spill, limits, fetch), wrapping, last))
+        let window = Window::new(Box::new(feed) as Box<dyn Feed>, length, self.wants.keep, spill, limits, fetch);
+        Ok(Stream { intake: self, window, wrapping, last, received })
+    }
+
+    /// What the window is to keep of a disk that was opened.
+    fn keep(&self, map: &dyn DiskMap) -> Keep {
+        match self.wants.keep {
+            Keep::All if map.may_read_twice() => Keep::All,
+            // Nobody else has these bytes, should they be needed once more.
+            Keep::All if map.may_need_tables() => Keep::WhileRoom,
+            _ => Keep::Unread,
+        }
+    }
+}
+
+impl Stream {
+    /// Begins anew with what was kept of the stream and goes on with the rest of it, the tables first.
+    ///
+    /// # Errors
+    /// What any stage says; the sinks come back with it.
+    pub fn run_by_tables(mut self: Box<Self>, handle: &Handle, job: Transfer) -> Result<Moved, Stopped> {
+        let _runtime = handle.enter();
+        self.intake.order = Order::Tables;
+        self.window.keep(Keep::All);
+        self.run(job)
+    }
+
+    fn run(mut self: Box<Self>, job: Transfer) -> Result<Moved, Stopped> {
+        let failed = match self.move_disk(job) {
+            Ok(moved) => return Ok(moved),
+            Err(failed) => failed.map(|error| self.wrapping.doubt(error)),
+        };
+        let may_go_on = self.intake.order == Order::Stream && self.window.has_all() && failed.needs_spill();
+        Err(Stopped { failed, again: may_go_on.then_some(self) })
+    }
+
+    /// Opens and transfers what the stages in front give.
+    fn move_disk(&mut self, mut job: Transfer) -> Result<Moved, Failed> {
+        let (intake, wrapping) = (&self.intake, &self.wrapping);
+        if wrapping.packed {
+            job.buffers = job.buffers.min(BUFFERS_OF_PACKED);
+        }
+        if let Err(error) = check_outputs(wrapping, &job) {
+            return Err(Failed::before(error, job));
+        }
+        let (declared, limits) = (intake.wants.disk_format(), &intake.wants.limits);
+        let map = format::open_as(&mut self.window.tables(), wrapping.shape(), declared, limits, intake.order);
+        let map = map.and_then(|map| map.virtual_size().map_or(Ok(()), |size| wrapping.check_size(size)).map(|()| map));
+        let mut map = match map {
+            Ok(map) => map,
+            Err(error) => return Err(Failed::before(error, job)),
+        };
+        self.window.keep(intake.keep(map.as_ref()));
+        let Transferred { manifest, files } = transfer(map.as_mut(), &mut self.window, job)?;
+        match self.conclude(map.as_ref(), manifest) {
+            Ok(evidence) => Ok((files, evidence)),
+            Err(error) => Err(Failed::after(error, files)),
+        }
+    }
+
+    /// What is known once all of the stream has come.
+    fn conclude(&mut self, map: &dyn DiskMap, manifest: ContentManifest) -> Result<Evidence> {
+        self.window.finish()?;
+        // Only now is the length of every stream known, and whether tables reach past it.
+        map.check_length(self.window.length().unwrap_or(0))?;
+        if *self.wrapping.shape() == Shape::Whole {
+            format::check_tail(&self.last.lock().unwrap_or_else(PoisonError::into_inner), map.format())?;
+        }
+        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let received = received.ok_or_else(|| Error::new(Kind::Internal, "the source's end was not seen"))?;
+        let (container_format, properties) = self.wrapping.conclude(manifest.virtual_size)?;
+        Ok(Evidence {
+            received,
+            declared: self.intake.declared.clone(),
+            source_format: map.format(),
+            container_format,
+            properties,
+            violations: Vec::new(),
+            manifest,
+        })
     }
 }
 

@@ -84,6 +84,11 @@ impl Failed {
         self.error.is_none()
     }
 
+    /// Whether more of the source has to be kept than was.
+    pub fn needs_spill(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.kind() == Kind::NeedsSpill)
+    }
+
     /// The same with another error, if it is the transfer's.
     pub fn map(self, change: impl FnOnce(Error) -> Error) -> Self {
         Self { error: self.error.map(change), ..self }

@@ -177,6 +177,47 @@ async fn imports_open_an_ordered_stream_once_and_another_one_twice() {
     }
 }
 
+/// An import of what can be read only once, with room for so many bytes in the spill file and next to none in memory.
+async fn import_once(bytes: Vec<u8>, room: u64) -> Result<Vec<u8>> {
+    let store = memory();
+    let mut source = Bytestream::new(bytes);
+    (source.once, source.sized) = (true, false);
+    let mut job = job(source, vec![(store.clone(), OutputFormat::RAW)]);
+    (job.limits.window_memory, job.limits.max_spill) = (64 << 10, room);
+    run(&job).await?;
+    Ok(stored(&*store).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_read_only_once_is_kept_in_case_its_grains_are_out_of_order() {
+    for stream in [vmware(), unordered()] {
+        assert!(import_once(stream.bytes, 1 << 30).await.unwrap() == disk());
+    }
+}
+
+/// Grains of noise up to the end of the disk, so that it is much larger than what waits in memory.
+fn noisy(numbers: impl Iterator<Item = u64>) -> Stream {
+    let mut stream = Stream::new(CAPACITY);
+    for number in numbers {
+        stream.grain(number, &bytes(u32::try_from(number).unwrap() + 1, 65_536, true));
+    }
+    stream.table(0).table(1).table(2).end();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_in_order_needs_no_room_and_another_one_says_what_it_needs() {
+    let in_order = import_once(noisy(0..1120).bytes, 1 << 20).await.unwrap();
+    assert_eq!(in_order.len() as u64, CAPACITY * 512);
+    assert!(in_order[1119 << 16..] == bytes(1120, 65_536, true));
+    let last_first = || noisy((1..1120).chain([0]));
+    let error = import_once(last_first().bytes, 1 << 20).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidInput);
+    let text = error.to_string();
+    assert!(text.contains("memory can be read only once") && text.contains("max-spill"), "{text}");
+    assert!(import_once(last_first().bytes, 1 << 30).await.unwrap() == in_order);
+}
+
 /// qemu-img's streams have their tables in front and their last grain only as far as the disk goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn imports_read_the_streams_of_qemu_once() {

@@ -293,6 +293,10 @@ impl DiskMap for MarkerMap {
         false
     }
 
+    fn may_need_tables(&self) -> bool {
+        true
+    }
+
     fn resolve(&mut self, input: &mut dyn ReadAt, guest: u64, most: u64) -> Result<Mapping> {
         let end = guest.saturating_add(most).min(self.header.virtual_size());
         if guest >= end {

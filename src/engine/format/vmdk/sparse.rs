@@ -14,9 +14,9 @@ use crate::{
     format::{EncodedChunk, EncodedPiece, Finish, Layout, Write},
 };
 
-/// The disk for which there is room in front where its size is not known: 2 TiB, as much data as such a file can hold. The tables
-/// are 256 MiB then, nearly all of it a hole.
-const RESERVED: u64 = 2 << 40;
+/// The disk for which there is room in front where its size is not known: 4 TiB, twice as much as such a file can hold of data. The
+/// tables are 512 MiB then, nearly all of it a hole.
+const RESERVED: u64 = 4 << 40;
 /// Length of a grain in bytes.
 const GRAIN: u64 = WRITTEN_GRAIN * SECTOR;
 
@@ -83,7 +83,7 @@ impl SparseLayout {
         let first = piece.guest / GRAIN;
         let end = first.saturating_add(grains);
         if end.div_ceil(TABLE_ENTRIES) > self.tables {
-            let message = "a vmdk that is written before its size is known has room for 2 TiB: unpack the source first, or \
+            let message = "a vmdk that is written before its size is known has room for 4 TiB: unpack the source first, or \
                            write it as streamOptimized or qcow2";
             return Err(Error::new(Kind::InvalidInput, message));
         }
