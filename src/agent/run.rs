@@ -12,13 +12,15 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     jiff::Timestamp,
 };
-use kube::{Api, Client, core::PartialObjectMeta};
+use kube::{Api, Client, api::ListParams, core::PartialObjectMeta};
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use vitrine_engine::model::ObjectKey;
 
 use super::{
     Config,
     heartbeat::{Heartbeat, Pulse, Superseded},
+    import,
     permit::Halt,
     queue::{self, Entry, Running, Stop},
     reach::Reach,
@@ -29,7 +31,7 @@ use super::{
     work,
     workplace::{Folder, Workplace},
 };
-use crate::api::{AgentInfo, NodeCache, StoreReport};
+use crate::api::{Action, AgentInfo, ImageTask, NodeCache, StoreReport, TaskPhase};
 
 /// How often reading the Node may be refused before that is believed: with the pauses between, for some ten seconds.
 const REFUSALS: u32 = 5;
@@ -71,9 +73,11 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let heart = tokio::spawn(heartbeat.keep(end.clone()));
     let Some(before) = reported_before(&client, &config.node, &stop).await else { return Ok(()) };
     let Some(cluster) = cluster(&client, &stop).await else { return Ok(()) };
+    let tasks: Api<ImageTask> = Api::namespaced(client.clone(), &config.namespace);
+    let Some(spared) = begun_before(&tasks, &config.node, &stop).await else { return Ok(()) };
     let secrets = Api::namespaced(client.clone(), &config.namespace);
     let stores = Stores::new(config.store_roots.clone()).with_secrets(secrets.clone()).with_owner(cluster);
-    let stores = Arc::new(stores);
+    let stores = Arc::new(stores.with_spared(spared));
     for report in &before {
         if let Some(id) = &report.id {
             stores.remember(&report.name, report.uid.as_deref(), id);
@@ -86,7 +90,7 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let reach = tokio::spawn(reach.keep());
     tracing::info!(node = config.node, id, "the agent runs");
     let place = Workplace {
-        tasks: Api::namespaced(client, &config.namespace),
+        tasks,
         secrets,
         id,
         stores,
@@ -114,6 +118,28 @@ async fn reported_before(client: &Client, node: &str, stop: &CancellationToken) 
         }
         tokio::time::sleep(RETRY).await;
     }
+}
+
+/// The objects that an earlier agent on the node was copying: what it left of them is not to be removed. `None` once `stop` is cancelled.
+async fn begun_before(tasks: &Api<ImageTask>, node: &str, stop: &CancellationToken) -> Option<BTreeSet<ObjectKey>> {
+    let what = "reading what was begun on this node";
+    let ours = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    match request::until_answered(what, stop, || tasks.list(&ours)).await? {
+        Ok(found) => Some(found.items.iter().filter(|task| is_begun_copy(task)).filter_map(key_of).collect()),
+        Err(error) => {
+            tracing::warn!(%error, "{what} failed; copies begin again");
+            Some(BTreeSet::new())
+        }
+    }
+}
+
+fn is_begun_copy(task: &ImageTask) -> bool {
+    let phase = task.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
+    task.spec.action == Action::Copy && !task.spec.cancelled && phase == TaskPhase::Running
+}
+
+fn key_of(task: &ImageTask) -> Option<ObjectKey> {
+    import::key(&task.spec).ok()
 }
 
 /// The uid of an object that `ask` looks for; nothing inside if it is not there or may not be read, which `without` says the meaning of.

@@ -8,7 +8,7 @@
 //! Only where none of them knows, an empty folder is made a store.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::DirBuilderExt as _,
     path::{Component, Path, PathBuf},
@@ -21,6 +21,7 @@ use kube::Api;
 use tokio::sync::OnceCell;
 use vitrine_engine::{
     error::{Error, Kind, Result},
+    model::ObjectKey,
     store::{
         Store,
         filesystem::{FilesystemOptions, FilesystemStore, StoreId},
@@ -53,6 +54,8 @@ pub struct Stores {
     secrets: Option<Api<Secret>>,
     /// Whose stores must be that are written to.
     owner: Option<String>,
+    /// What copies will go on with that a killed agent has begun.
+    spared: BTreeSet<ObjectKey>,
     state: Mutex<State>,
 }
 
@@ -74,7 +77,7 @@ struct Known {
 impl Stores {
     /// Stores below `roots`.
     pub fn new(roots: Vec<PathBuf>) -> Self {
-        Self { roots, secrets: None, owner: None, state: Mutex::default() }
+        Self { roots, secrets: None, owner: None, spared: BTreeSet::new(), state: Mutex::default() }
     }
 
     /// The same, with what back ends that are reached with a key need.
@@ -85,6 +88,11 @@ impl Stores {
     /// The same for the installation `owner`: stores that are written to bear its mark, and those with another one's are only read.
     pub fn with_owner(self, owner: Option<String>) -> Self {
         Self { owner, ..self }
+    }
+
+    /// The same, with what is unfinished of the objects in `spared` left where it is: somebody goes on with it.
+    pub fn with_spared(self, spared: BTreeSet<ObjectKey>) -> Self {
+        Self { spared, ..self }
     }
 
     /// Takes note of which store was seen on this node for the ImageStore `name` with `uid`.
@@ -213,7 +221,7 @@ impl Stores {
         self.claim(name, store.id())?;
         if !folder.shared {
             // Nobody but this agent writes here, and it has not begun: what is unfinished was left by one that was killed.
-            match store.sweep(Duration::ZERO).await {
+            match store.sweep_but(Duration::ZERO, self.spared.clone()).await {
                 Ok(swept) if swept.is_empty() => {}
                 Ok(swept) => tracing::info!(store = name, ?swept, "removed what a killed agent had left"),
                 Err(error) => tracing::warn!(store = name, %error, "what a killed agent had left stays behind"),

@@ -17,5 +17,6 @@ mod hostile;
 mod inspect;
 mod layouts;
 mod polyglots;
+mod resumed;
 mod support;
 mod truth;

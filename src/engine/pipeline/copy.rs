@@ -1,7 +1,7 @@
 //! Copy: from a store that holds an image to others, in the same one pass as an import.
 //!
 //! What is recorded of the source goes with it; what is copied must be the content that was asked for, or nothing is published. Each
-//! target is for itself: one that fails is dropped, and the others go on.
+//! target is for itself: one that fails is dropped, and the others go on. What a killed copy left in a target is not copied again.
 
 use std::sync::Arc;
 
@@ -12,14 +12,15 @@ use super::{
     Imported, Output, Permit, Progress, Published, Stage, Target, Transfer, Transferred,
     deliver::WrittenFile,
     import::imported,
-    publish::{Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
+    publish::{Begun, Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
+    resume::{self, Known},
     stored::{self, Copies, Opened, move_stored},
     transfer::{BUFFERS, Failed},
     verify::{Verdict, is_rot, verify_opened},
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{ContentManifest, Digest, Evidence, Limits, ObjectKey, Received, StoredImage, Verified},
+    model::{ChunkDigest, ContentManifest, Digest, Evidence, Limits, ObjectKey, Received, StoredImage, Verified},
     store::{DEADLINE, Store},
 };
 
@@ -124,14 +125,15 @@ async fn copy_from(
 ) -> Result<Tried> {
     progress.enter(Stage::Connecting);
     progress.expect(Some(image.length));
-    let (outputs, published) = open_sinks(&job.placing(), cancel).await?;
+    let known = Known { manifest: &image.manifest, workers: job.workers, progress };
+    let Begun { outputs, published, kept } = open_sinks(&job.placing(), Some(known), cancel).await?;
     if outputs.is_empty() {
         return take_over(job, image, published, cancel).await.map(Ok);
     }
     progress.enter(Stage::Transferring);
     let stop = cancel.child_token();
     let copies = Copies::new(sources.clone(), job.limits.store_stall, stop.clone(), progress);
-    let moved = move_away(job, &copies, outputs, progress, stop).await?;
+    let moved = move_away(job, &copies, (outputs, kept), progress, stop).await?;
     faults.extend(copies.take_faults().iter().map(|(store, error)| fault(store, error)));
     let error = match moved {
         Ok((manifest, files)) if manifest.root() == job.content => {
@@ -176,14 +178,15 @@ async fn examine(
 
 type Moved = Result<(ContentManifest, Vec<WrittenFile>)>;
 
-/// Runs the blocking part on a thread of its own. The inner error may be the source's.
+/// Runs the blocking part on a thread of its own; what comes of it is complete with the chunks that were kept. The inner error may be
+/// the source's.
 ///
 /// # Errors
 /// Those of the targets, when none is left.
 async fn move_away(
     job: &Copy,
     copies: &Arc<Copies>,
-    outputs: Vec<Output>,
+    (outputs, kept): (Vec<Output>, Vec<ChunkDigest>),
     progress: &Arc<Progress>,
     stop: CancellationToken,
 ) -> Result<Moved> {
@@ -201,10 +204,12 @@ async fn move_away(
     let _guard = stop.drop_guard();
     let done = spawn_blocking(move || {
         let _runtime = handle.enter();
-        move_stored(&copies, work)
+        let moved = move_stored(&copies, work, &kept);
+        (moved, kept)
     });
-    match done.await.map_err(|e| Error::with_source(Kind::Internal, "the copy's thread failed", e))? {
-        Ok(Transferred { manifest, files }) => Ok(Ok((manifest, files))),
+    let (moved, kept) = done.await.map_err(|e| Error::with_source(Kind::Internal, "the copy's thread failed", e))?;
+    match moved {
+        Ok(Transferred { manifest, files }) => Ok(Ok((resume::complete(manifest, kept), files))),
         Err(failed) if failed.is_of_sinks() => Err(failed.settle().await),
         Err(failed) => Ok(Err(failed.settle().await)),
     }

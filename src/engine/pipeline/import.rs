@@ -10,7 +10,7 @@ use super::{
     Output, Progress, Stage, Transfer,
     deliver::WrittenFile,
     intake::{Intake, Stopped, Stream, check_length},
-    publish::{Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
+    publish::{Begun, Placing, approve, join_sinks, nowhere, open_sinks, publish, remove_all, remove_differing},
     transfer::BUFFERS,
 };
 use crate::{
@@ -260,7 +260,7 @@ async fn attempt_with(
     let _guard = stop.clone().drop_guard();
     let mut work = Work::Begin(Intake::new(job, keep, progress, &stop), opened);
     let (files, evidence, mut published) = loop {
-        let (outputs, published) = open_sinks(&job.placing(), cancel).await?;
+        let Begun { outputs, published, kept: _ } = open_sinks(&job.placing(), None, cancel).await?;
         if outputs.is_empty() {
             return Err(nowhere(published));
         }

@@ -20,6 +20,7 @@ mod inspect;
 mod intake;
 mod progress;
 mod publish;
+mod resume;
 mod sparse;
 mod stored;
 mod transfer;

@@ -8,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Permit, Published, Target,
     deliver::{NamedSink, SinkTask, WrittenFile},
+    resume::{self, Known},
     transfer::Output,
 };
 use crate::{
     error::{Error, Kind, Result},
     format,
-    model::{Digest, Evidence, ObjectKey, OutputFormat, Verified},
+    model::{ChunkDigest, Digest, DiskFormat, Evidence, ObjectKey, OutputFormat, Verified},
     store::{ObjectStat, Sink, answer, answer_within},
 };
 
@@ -46,26 +47,37 @@ impl Placing<'_> {
     }
 }
 
-/// A sink in every store that does not hold the object yet, grouped by output format. There is none if each has it, or has failed.
+/// What writing begins with.
+pub struct Begun {
+    /// A sink in every store that does not hold the object yet, grouped by output format. There is none if each has it, or has failed.
+    pub outputs: Vec<Output>,
+    /// What became of the other stores.
+    pub published: Vec<Published>,
+    /// The chunks that every sink holds already.
+    pub kept: Vec<ChunkDigest>,
+}
+
+/// Begins to write to every store; where the content is `known`, over what a dead writer left there.
 ///
 /// # Errors
 /// With `require_all`, what the first store says that fails.
-pub async fn open_sinks(job: &Placing<'_>, stop: &CancellationToken) -> Result<(Vec<Output>, Vec<Published>)> {
+pub async fn open_sinks(job: &Placing<'_>, known: Option<Known<'_>>, stop: &CancellationToken) -> Result<Begun> {
     let mut outputs: Vec<(OutputFormat, Vec<NamedSink>)> = Vec::new();
-    let mut published = Vec::new();
+    let (mut published, mut kept) = (Vec::new(), None::<Vec<ChunkDigest>>);
     // All at once: who does not answer keeps nobody waiting twice.
-    let begun = join_all(job.targets.iter().map(|target| begin(job, target, stop))).await;
+    let begun = join_all(job.targets.iter().map(|target| begin(job, target, known, stop))).await;
     for (Target { store, output }, begun) in job.targets.iter().zip(begun) {
         let name = store.name().to_owned();
         match begun {
-            Ok(Begun::Sink(sink)) => {
+            Ok(Start::Sink(sink, held)) => {
+                kept = Some(kept.map_or_else(|| held.clone(), |kept| resume::common(&kept, &held)));
                 let sink = NamedSink { store: name, sink };
                 match outputs.iter_mut().find(|(format, _)| format == output) {
                     Some((_, sinks)) => sinks.push(sink),
                     None => outputs.push((*output, vec![sink])),
                 }
             }
-            Ok(Begun::There(stat)) => published.push(Published { store: name, result: Ok(*stat) }),
+            Ok(Start::There(stat)) => published.push(Published { store: name, result: Ok(*stat) }),
             Err(error) if job.require_all => return Err(error.context(format!("store {name}"))),
             Err(error) => published.push(Published { store: name, result: Err(error) }),
         }
@@ -74,24 +86,38 @@ pub async fn open_sinks(job: &Placing<'_>, stop: &CancellationToken) -> Result<(
         .into_iter()
         .map(|(output, sinks)| Ok(Output { encoder: format::encoder(output)?.into(), sinks }))
         .collect::<Result<_>>()?;
-    Ok((outputs, published))
+    Ok(Begun { outputs, published, kept: kept.unwrap_or_default() })
 }
 
 /// What a store says to one who begins to write.
-enum Begun {
-    Sink(Box<dyn Sink>),
+enum Start {
+    /// Where to write, and what it holds already.
+    Sink(Box<dyn Sink>, Vec<ChunkDigest>),
     /// It holds the object already.
     There(Box<ObjectStat>),
 }
 
-async fn begin(job: &Placing<'_>, target: &Target, stop: &CancellationToken) -> Result<Begun> {
+async fn begin(
+    job: &Placing<'_>,
+    target: &Target,
+    known: Option<Known<'_>>,
+    stop: &CancellationToken,
+) -> Result<Start> {
     let (store, name) = (&target.store, target.store.name());
-    let created = store.create(job.key, job.attempt, target.output);
-    match answer_within(job.patience, name, "beginning to write", stop, created).await {
-        Ok(sink) => Ok(Begun::Sink(sink)),
+    // Where other formats put a chunk depends on what came before it, which is not known any more.
+    let begun = match known.filter(|_| target.output.disk_format == DiskFormat::Raw) {
+        Some(known) => resume::begin(job, &**store, target.output, known, stop).await,
+        None => {
+            let created = store.create(job.key, job.attempt, target.output);
+            let sink = answer_within(job.patience, name, "beginning to write", stop, created).await;
+            sink.map(|sink| (sink, Vec::new()))
+        }
+    };
+    match begun {
+        Ok((sink, held)) => Ok(Start::Sink(sink, held)),
         Err(error) if error.kind() == Kind::AlreadyExists => {
             let stat = answer_within(job.patience, name, "looking for the image", stop, store.stat(job.key)).await;
-            stat.map(|stat| Begun::There(Box::new(stat)))
+            stat.map(|stat| Start::There(Box::new(stat)))
         }
         Err(error) => Err(error),
     }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Direct, Input, Progress, Transfer, Transferred,
+    resume::Without,
     sparse::{Holes, Sparse},
     transfer::{Failed, transfer},
 };
@@ -26,7 +27,7 @@ use crate::{
     error::{Error, Kind, Result},
     format::{self, DiskMap, Mapping, Order, Shape},
     io::ReadAt,
-    model::{Digest, DiskFormat, Limits, ObjectKey, StoredImage},
+    model::{ChunkDigest, Digest, DiskFormat, Limits, ObjectKey, StoredImage},
     store::{ObjectReader, Store, answer_within},
 };
 
@@ -245,19 +246,19 @@ impl Input for StoredInput {
     }
 }
 
-/// Moves the disk that `copies` hold to the outputs of `job`, of which there may be none. Blocks; must be called within a runtime, on a
-/// thread that may block.
+/// Moves the disk that `copies` hold, without the chunks in `kept`, to the outputs of `job`, of which there may be none. Blocks; must be
+/// called within a runtime, on a thread that may block.
 ///
 /// # Errors
 /// What the copies and the outputs say; the sinks come back with it.
-pub fn move_stored(copies: &Arc<Copies>, mut job: Transfer) -> Result<Transferred, Failed> {
+pub fn move_stored(copies: &Arc<Copies>, mut job: Transfer, kept: &[ChunkDigest]) -> Result<Transferred, Failed> {
     job.limits = accepted(&job.limits);
     let mut map = match Relay::open(copies, &job.limits) {
         Ok(map) => map,
         Err(error) => return Err(Failed::before(error, job)),
     };
     let mut input = StoredInput { copies: copies.clone(), bytes: Direct(Bytestream(copies.clone())) };
-    transfer(&mut map, &mut input, job)
+    transfer(&mut Without::new(&mut map, kept), &mut input, job)
 }
 
 /// Reads the tables of the copy whose turn it is, and of the next one if they cannot be read.

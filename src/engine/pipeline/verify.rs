@@ -84,7 +84,7 @@ pub(super) async fn verify_opened(
     let _guard = stop.drop_guard();
     let done = spawn_blocking(move || {
         let _runtime = handle.enter();
-        move_stored(&read, work)
+        move_stored(&read, work, &[])
     });
     let done = done.await.map_err(|e| Error::with_source(Kind::Internal, "the verification's thread failed", e))?;
     match done {

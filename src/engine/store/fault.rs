@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
+use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store};
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, Verified},
@@ -95,6 +95,11 @@ impl Store for FaultyStore {
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         let inner = self.inner.create(key, attempt, format).await?;
         Ok(Box::new(FaultySink { inner, state: Arc::clone(&self.state) }))
+    }
+
+    async fn resume(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Resumed> {
+        let Resumed { sink, left } = self.inner.resume(key, attempt, format).await?;
+        Ok(Resumed { sink: Box::new(FaultySink { inner: sink, state: Arc::clone(&self.state) }), left })
     }
 
     async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {

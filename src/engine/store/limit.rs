@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
+use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store};
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, Verified},
@@ -22,6 +22,11 @@ impl LimitedStore {
     /// Lets at most `sinks` sinks of `inner` exist at once; 0 counts as 1, since a store that never takes anything helps nobody.
     pub fn new(inner: Arc<dyn Store>, sinks: usize) -> Self {
         Self { inner, turns: Arc::new(Semaphore::new(sinks.clamp(1, Semaphore::MAX_PERMITS))) }
+    }
+
+    async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        turn.map_err(|e| Error::with_source(Kind::Internal, format!("store {}: no more turns", self.name()), e))
     }
 }
 
@@ -40,11 +45,14 @@ impl Store for LimitedStore {
     }
 
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
-        let turn = Arc::clone(&self.turns)
-            .acquire_owned()
-            .await
-            .map_err(|e| Error::with_source(Kind::Internal, format!("store {}: no more turns", self.name()), e))?;
+        let turn = self.turn().await?;
         Ok(Box::new(LimitedSink { inner: self.inner.create(key, attempt, format).await?, _turn: turn }))
+    }
+
+    async fn resume(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Resumed> {
+        let turn = self.turn().await?;
+        let Resumed { sink, left } = self.inner.resume(key, attempt, format).await?;
+        Ok(Resumed { sink: Box::new(LimitedSink { inner: sink, _turn: turn }), left })
     }
 
     async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {

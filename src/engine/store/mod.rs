@@ -17,6 +17,7 @@ mod deadline;
 pub mod discard;
 pub mod fault;
 pub mod filesystem;
+mod leftover;
 pub mod limit;
 pub mod memory;
 mod owner;
@@ -35,6 +36,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use deadline::{DEADLINE, answer, answer_within};
+pub use leftover::{CERTAINTY, Leftover, Resumed};
 
 use crate::{
     error::{Error, Kind, Result},
@@ -69,6 +71,16 @@ pub trait Store: Send + Sync {
     /// `AlreadyExists` if `key` is published, `Conflict` if a higher attempt has begun, `Denied` if the store is another installation's,
     /// `NoSpace`, `Unavailable`.
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>>;
+
+    /// Begins to write `key` as `create` does, and over what an earlier writer left, where that one is surely dead: it can neither publish
+    /// nor write any more. Where that is not certain, or nothing is left, or the back end cannot, the sink is empty. May take
+    /// [`CERTAINTY`] longer than `create`.
+    ///
+    /// # Errors
+    /// As `create`.
+    async fn resume(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Resumed> {
+        Ok(Resumed { sink: self.create(key, attempt, format).await?, left: None })
+    }
 
     /// Opens a published object for reading.
     ///

@@ -1,5 +1,5 @@
 //! A decorator that has a store hold every byte of what is written to it from now on: no holes. Knows nothing of how that is done, and
-//! changes nothing else.
+//! changes nothing else, but that nobody goes on with what a dead writer left: which of its zeros are stored is not known.
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,6 +10,7 @@ mod kills;
 mod life;
 mod lost;
 mod pools;
+mod resumed;
 mod several;
 mod site;
 mod trouble;

@@ -210,12 +210,17 @@ async fn a_schedule_finds_rot_and_without_a_good_copy_the_source_must_give_the_s
     let image = site.stalled("t", "disk").await;
     let message = &condition(&image, "Stalled").unwrap().message;
     assert!(message.contains("every copy of revision 1 is lost or corrupt"), "{message}");
-    assert!(copies(&site, &image).is_empty() && !file.exists());
+    // It is not served, and not removed either: nothing has taken its place.
+    let kept = &image.status.as_ref().unwrap().revisions[0].locations[0];
+    assert_eq!((kept.phase, kept.url.as_deref()), (LocationPhase::Corrupt, Some(format!("file://{}", file.display()).as_str())));
+    assert!(copies(&site, &image).is_empty() && file.exists());
     // The publisher brings back what it was.
     site.lab.server.put("/disk", Route::bytes(disk.clone()));
     site.patch("disk", json!({ "metadata": { "annotations": { "vitrine.dev/retry": "1" } } })).await;
-    site.active("t", "disk").await;
-    assert_eq!(sha256_of(&file), sha256(&disk));
+    let image = site.active("t", "disk").await;
+    let [(_, anew)] = &copies(&site, &image)[..] else { panic!("one copy: {image:?}") };
+    assert_eq!((sha256_of(anew), anew == &file), (sha256(&disk), false));
+    until("what was rotten is gone", async || (entries(&node.store()).len() == 1 && !file.exists()).then_some(())).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod cloned;
 mod copies;
 mod faults;
 mod late;
+mod resuming;
 mod room;
 mod several;
 mod sinks;

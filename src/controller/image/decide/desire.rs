@@ -34,14 +34,23 @@ impl Draft<'_> {
         target.filter(there).or_else(|| self.status.revision.filter(there)).or_else(|| active().max())
     }
 
-    /// An active revision of this hash, which may be an older one that spec went back to; else one that is on its way.
+    /// An active revision of this hash, which may be an older one that spec went back to; else one that is on its way. One of which
+    /// nothing but rot is left is not looked for: another takes its place.
     fn find(&self, hash: &str) -> Option<i64> {
         let of = |phase| {
-            let same =
-                self.status.revisions.iter().filter(|revision| revision.spec_hash == hash && revision.phase == phase);
-            same.map(|revision| revision.number).max()
+            let same = |r: &&Revision| r.spec_hash == hash && r.phase == phase && !has_rotted(r);
+            self.status.revisions.iter().filter(same).map(|revision| revision.number).max()
         };
         of(RevisionPhase::Active).or_else(|| of(RevisionPhase::Importing))
+    }
+
+    /// The digests of what revision `number` must be: its own, or those of the one whose place it takes because that has rotted.
+    pub(super) fn known_digests(&self, number: i64) -> Vec<String> {
+        let revisions = || self.status.revisions.iter();
+        let Some(revision) = revisions().find(|revision| revision.number == number) else { return Vec::new() };
+        let replaced = || revisions().filter(|r| has_rotted(r) && r.spec_hash == revision.spec_hash);
+        let known = std::iter::once(revision).chain(replaced()).map(Revision::digests);
+        known.into_iter().find(|digests| !digests.is_empty()).unwrap_or_default()
     }
 
     fn begin(&mut self, hash: &str) -> Option<i64> {
@@ -78,10 +87,15 @@ impl Draft<'_> {
         notes.into_iter().for_each(|note| self.tell(Happening::warning(events::LOCATION_LOST, "Place", note)));
     }
 
-    /// What has rotted is removed, and `target` gets it anew from a copy that has not, or from its source.
+    /// What has rotted is removed where something sound is left, and `target` gets it anew from that. What is left of a revision that has
+    /// rotted everywhere stays, marked and not served, until there is what takes its place: part of it may be all that there is.
     fn discard_rotten(&mut self, target: Option<i64>) {
         let (mut rotten, at) = (Vec::new(), self.time());
+        let replaced = self.status.revisions.iter().any(|r| Some(r.number) == target && r.copies().next().is_some());
         for revision in &mut self.status.revisions {
+            if !replaced && has_rotted(revision) {
+                continue;
+            }
             for location in revision.locations.extract_if(.., |location| location.phase == LocationPhase::Corrupt) {
                 if Some(revision.number) == target {
                     let last_failure = FailureReport {
@@ -151,4 +165,12 @@ impl Draft<'_> {
         self.status.attempt = None;
         self.status.progress = None;
     }
+}
+
+/// Whether it was there, and nothing is left of it but what has rotted.
+pub(super) fn has_rotted(revision: &Revision) -> bool {
+    let mut locations = revision.locations.iter();
+    revision.phase == RevisionPhase::Active
+        && !revision.locations.is_empty()
+        && locations.all(|location| location.phase == LocationPhase::Corrupt)
 }

@@ -80,8 +80,9 @@ impl Draft<'_> {
 
     /// What is to be told of a revision that was there, and is nowhere any more.
     fn loss(&self, target: Option<i64>) -> String {
-        let lost = self.status.revisions.iter().find(|revision| {
-            Some(revision.number) == target
+        let hash = self.status.revisions.iter().find(|r| Some(r.number) == target).map(|r| &r.spec_hash);
+        let lost = self.status.revisions.iter().rfind(|revision| {
+            Some(&revision.spec_hash) == hash
                 && revision.phase == RevisionPhase::Active
                 && revision.copies().next().is_none()
         });

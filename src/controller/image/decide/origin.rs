@@ -122,7 +122,7 @@ impl Draft<'_> {
         let revision = self.status.revisions.iter().find(|revision| revision.number == bringing.revision);
         let Some(revision) = revision else { return false };
         let order = if from.is_empty() {
-            import_task(self.seen, wanted, &revision.digests(), bringing)
+            import_task(self.seen, wanted, &self.known_digests(bringing.revision), bringing)
         } else {
             let stores: Vec<_> = from.iter().filter_map(|name| self.seen.stores.get(name)).map(AsRef::as_ref).collect();
             let Some(content) = revision.content.as_ref().filter(|_| !stores.is_empty()) else { return false };

@@ -19,6 +19,9 @@ pub(super) const RECORD: &str = "image.json";
 /// The object's chunk digests, in its directory.
 pub(super) const MANIFEST: &str = "manifest";
 
+/// In the directory of an object that is being written: on which start of which machine.
+pub(super) const WRITER: &str = "writer";
+
 const PARTIAL: &str = ".partial-";
 const REMOVED: &str = ".removed-";
 const SCRATCH: &str = ".scratch-";

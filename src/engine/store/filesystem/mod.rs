@@ -5,6 +5,7 @@
 //! ROOT/.vitrine-owner                       which installation writes here                     (see owner)
 //! ROOT/.fences/KEY                          who may publish KEY; carries KEY's lock           (see fence)
 //! ROOT/.partial-KEY-aATTEMPT-NONCE/data     an object being written, or left by a writer that died
+//! ROOT/.partial-KEY-aATTEMPT-NONCE/writer   on which start of which machine it is written      (see leftover)
 //! ROOT/KEY/data                             a published object's bytes, sparse
 //! ROOT/KEY/image.json                       its facts (StoredImage without the chunk digests)  (see record)
 //! ROOT/KEY/manifest                         its chunk digests, 40 bytes each
@@ -21,6 +22,7 @@
 mod fence;
 mod fill;
 mod layout;
+mod leftover;
 mod object;
 mod owner;
 mod partial;
@@ -33,7 +35,7 @@ mod sweep;
 mod tree;
 mod writer;
 
-use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use rustix::io::Errno;
@@ -41,9 +43,9 @@ use rustix::io::Errno;
 pub use place::StoreId;
 
 use self::{
-    fence::Fence, layout::Entry, partial::Partial, place::Place, reader::FilesystemReader, sink::FilesystemSink,
+    fence::Fence, layout::Entry, leftover::FilesystemLeftover, partial::Partial, place::Place, reader::FilesystemReader, sink::FilesystemSink,
 };
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
+use super::{Capacity, Leftover, ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store};
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat},
@@ -82,6 +84,14 @@ impl FilesystemStore {
         self.place.id()
     }
 
+    /// Removes what `sweep` removes, but nothing of the keys in `spared`, with which somebody will go on.
+    ///
+    /// # Errors
+    /// As `sweep`.
+    pub async fn sweep_but(&self, older_than: Duration, spared: BTreeSet<ObjectKey>) -> Result<Vec<String>> {
+        self.with_place(move |place| sweep::sweep(place, older_than, &spared)).await
+    }
+
     async fn with_place<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Arc<Place>) -> Result<T> + Send + 'static,
@@ -114,6 +124,17 @@ impl Store for FilesystemStore {
         .await
     }
 
+    async fn resume(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Resumed> {
+        let key = key.clone();
+        self.with_place(move |place| {
+            let (partial, found) = Partial::resume(place, &key, attempt)?;
+            let left = found.then(|| FilesystemLeftover::of(place, &key, partial.data()));
+            let sink = Box::new(FilesystemSink::start(Arc::clone(place), key, format, partial)?);
+            Ok(Resumed { sink, left: left.map(|left| Box::new(left) as Box<dyn Leftover>) })
+        })
+        .await
+    }
+
     async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {
         let key = key.clone();
         self.with_place(move |place| Ok(Arc::new(FilesystemReader::open(place, &key)?) as Arc<dyn ObjectReader>)).await
@@ -134,7 +155,7 @@ impl Store for FilesystemStore {
     }
 
     async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
-        self.with_place(move |place| sweep::sweep(place, older_than)).await
+        self.sweep_but(older_than, BTreeSet::new()).await
     }
 
     async fn probe(&self) -> Result<()> {
@@ -172,7 +193,7 @@ fn delete(place: &Place, key: &ObjectKey, attempt: u32) -> Result<()> {
         Err(errno) => return Err(failed(errno)),
     }
     rustix::fs::fsync(&root).map_err(failed)?;
-    partial::remove_leftovers(place, &root, key)?;
+    partial::remove_leftovers(place, &root, key, None)?;
     // Last, so that a full volume has room for it. Until then nobody can publish, for that takes the lock which is held here.
     fence.close(attempt)
 }

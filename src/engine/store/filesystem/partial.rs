@@ -13,7 +13,7 @@ use super::{
     },
     fence::{Fence, Last},
     layout::{self, Entry, Token},
-    owner,
+    leftover, owner,
     place::Place,
     record, room, tree,
 };
@@ -41,6 +41,15 @@ pub(super) struct Partial {
 impl Partial {
     /// Takes the key over for `attempt`, removes what earlier ones left, and makes an empty object.
     pub(super) fn begin(place: &Arc<Place>, key: &ObjectKey, attempt: u32) -> Result<Self> {
+        Self::take_over(place, key, attempt, false).map(|(partial, _)| partial)
+    }
+
+    /// The same, but goes on with what an earlier writer left that is dead; whether there was such a one.
+    pub(super) fn resume(place: &Arc<Place>, key: &ObjectKey, attempt: u32) -> Result<(Self, bool)> {
+        Self::take_over(place, key, attempt, true)
+    }
+
+    fn take_over(place: &Arc<Place>, key: &ObjectKey, attempt: u32, resume: bool) -> Result<(Self, bool)> {
         let object = layout::object_name(key);
         let root = place.enter()?;
         owner::claim(place, &root)?;
@@ -56,16 +65,24 @@ impl Partial {
         }
         let token = Token { attempt, nonce: rand::random() };
         fence.pass_to(token)?;
-        remove_leftovers(place, &root, key)?;
         let name = layout::partial_name(key, token);
-        let partial = Self::make(Arc::clone(place), key.clone(), token, root, name);
-        drop(fence);
-        partial
+        // From here on its writer cannot publish; whoever holds the lock on its data besides can be sure that nobody writes it either.
+        let left = if resume { leftover::adopt(place, &root, key, &name) } else { None };
+        remove_leftovers(place, &root, key, left.is_some().then_some(&name))?;
+        let (place, key) = (Arc::clone(place), key.clone());
+        match left {
+            Some((directory, data)) => {
+                let data = Arc::new(data);
+                Ok((Self { place, key, token, root, name, directory, data, settled: false }, true))
+            }
+            None => Ok((Self::make(place, key, token, root, name)?, false)),
+        }
     }
 
     fn make(place: Arc<Place>, key: ObjectKey, token: Token, root: OwnedFd, name: String) -> Result<Self> {
         let failed = |errno| place.error(&format!("making {name}"), errno);
         let directory = tree::make_directory(&root, &name).map_err(failed)?;
+        leftover::sign(&directory);
         let data = tree::create_file(&directory, layout::DATA)
             // Tells `sweep` that somebody is at work here; the kernel gives it back when the process dies.
             .and_then(|data| rustix::fs::flock(&data, FlockOperation::NonBlockingLockExclusive).map(|()| data));
@@ -142,6 +159,7 @@ impl Partial {
         };
         rustix::fs::ftruncate(&*self.data, image.length).map_err(fail)?;
         rustix::fs::fsync(&*self.data).map_err(fail)?;
+        tree::remove(&self.directory, layout::WRITER).map_err(fail)?;
         record::write(&self.directory, image).map_err(|e| fail(record::errno(&e)))?;
         rustix::fs::fsync(&self.directory).map_err(fail)
     }
@@ -176,10 +194,12 @@ pub(super) fn allocated(data: &OwnedFd) -> std::result::Result<u64, Errno> {
     Ok(u64::try_from(blocks).unwrap_or_default().saturating_mul(STAT_BLOCK))
 }
 
-/// Removes every unfinished or half removed object of `key`. The caller holds its lock.
-pub(super) fn remove_leftovers(place: &Place, root: &OwnedFd, key: &ObjectKey) -> Result<()> {
+/// Removes every unfinished or half removed object of `key`, but for the one called `but`. The caller holds its lock.
+pub(super) fn remove_leftovers(place: &Place, root: &OwnedFd, key: &ObjectKey, but: Option<&String>) -> Result<()> {
     for name in tree::names(root).map_err(|e| place.error("listing the folder", e))? {
-        if matches!(Entry::of(&name), Entry::Partial(found) | Entry::Removed(found) if found == *key) {
+        if but != Some(&name)
+            && matches!(Entry::of(&name), Entry::Partial(found) | Entry::Removed(found) if found == *key)
+        {
             tree::remove(root, &name).map_err(|e| place.error(&format!("removing the leftover {name}"), e))?;
         }
     }

@@ -1,6 +1,6 @@
 //! Reading a published object. The files stay open, so a reader goes on when the object is deleted.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{fs::File, io, os::{fd::AsFd, unix::fs::FileExt}, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -56,14 +56,14 @@ impl ObjectReader for FilesystemReader {
         if offset >= length {
             return Ok(None);
         }
-        let found = blocking(move || Ok(find_data(&data, offset))).await?;
+        let found = blocking(move || Ok(find_data(&*data, offset))).await?;
         let found = found.map_err(|e| self.place.error(&format!("looking for data in {}", self.key), e))?;
         Ok(found.map(|(start, end)| (start, end.min(length))).filter(|(start, end)| start < end))
     }
 }
 
 /// The answers do not depend on the file's position, so several may ask at once.
-fn find_data(file: &File, offset: u64) -> std::result::Result<Option<(u64, u64)>, Errno> {
+pub(super) fn find_data(file: impl AsFd + Copy, offset: u64) -> std::result::Result<Option<(u64, u64)>, Errno> {
     let start = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
         Ok(start) => start,
         Err(Errno::NXIO) => return Ok(None),

@@ -17,14 +17,15 @@ use crate::{
     model::ObjectKey,
 };
 
-/// Removes leftovers that were not changed for `older_than`; returns their names. One that cannot be removed does not keep the
-/// others; the error is told at the end.
-pub(super) fn sweep(place: &Place, older_than: Duration) -> Result<Vec<String>> {
+/// Removes leftovers that were not changed for `older_than`, but for those of the keys in `spared`; returns their names. One that cannot
+/// be removed does not keep the others; the error is told at the end.
+pub(super) fn sweep(place: &Place, older_than: Duration, spared: &BTreeSet<ObjectKey>) -> Result<Vec<String>> {
     let root = place.enter()?;
     owner::check(place, &root)?;
     let names = tree::names(&root).map_err(|e| place.error("listing the folder", e))?;
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
-    for name in names {
+    let is_spared = |name: &str| matches!(Entry::of(name), Entry::Partial(key) if spared.contains(&key));
+    for name in names.into_iter().filter(|name| !is_spared(name)) {
         match sweep_entry(place, &root, &name, older_than) {
             Ok(true) => removed.push(name),
             Ok(false) => {}

@@ -47,6 +47,12 @@ pub(super) fn open_or_create_file(parent: &OwnedFd, name: &str) -> Result<OwnedF
     rustix::fs::openat(parent, name, flags, FILE_MODE)
 }
 
+/// Opens a file for reading and writing, which must exist.
+pub(super) fn open_to_write(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
 /// Opens a regular file for reading; anything else is `INVAL`.
 pub(super) fn open_file(parent: &OwnedFd, name: &str) -> Result<OwnedFd> {
     // Without NONBLOCK, opening a pipe that somebody put there would wait for its other end.

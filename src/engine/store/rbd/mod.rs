@@ -22,6 +22,7 @@ mod ffi;
 mod flight;
 mod index;
 mod layout;
+mod leftover;
 mod options;
 mod owner;
 mod place;
@@ -48,7 +49,7 @@ pub use self::{
 };
 
 use self::{place::Place, reader::RbdReader, sink::RbdSink};
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
+use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store};
 use crate::{
     error::Result,
     model::{ObjectKey, OutputFormat},
@@ -142,6 +143,16 @@ impl Store for RbdStore {
         self.claim().await?;
         self.place.settle().await;
         Ok(Box::new(RbdSink::begin(&self.place, key, attempt, format, Arc::clone(&self.peak)).await?))
+    }
+
+    async fn resume(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Resumed> {
+        self.claim().await?;
+        self.place.settle().await;
+        let peak = Arc::clone(&self.peak);
+        match RbdSink::resume(&self.place, key, attempt, format, peak).await? {
+            Some((sink, left)) => Ok(Resumed { sink: Box::new(sink), left: Some(Box::new(left)) }),
+            None => Ok(Resumed { sink: self.create(key, attempt, format).await?, left: None }),
+        }
     }
 
     async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {

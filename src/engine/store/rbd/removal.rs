@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a writer may take to let go of an image: until its writes under way have ended. One that was killed never answers.
-const LETTING_GO: Duration = Duration::from_secs(5);
+pub(super) const LETTING_GO: Duration = Duration::from_secs(5);
 
 /// Removes what `attempt` or an earlier one published or wrote.
 pub(super) fn delete(place: &Arc<Place>, key: &ObjectKey, attempt: u32) -> Result<()> {
@@ -80,6 +80,12 @@ pub(super) fn discard(place: &Arc<Place>, key: &ObjectKey, token: Token, id: &st
     }
     // The image last: as long as it is there, what else is left is found by its name.
     record::remove(place, key, token)?;
+    // Of the writer who made it, if another one went on with it.
+    if let layout::Entry::Partial(_, first) = layout::Entry::of(&name)
+        && first != token
+    {
+        record::remove(place, key, first)?;
+    }
     place.step(Step::Forgotten);
     remove_image(place, key, id, &name)
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{
     super::{ObjectStat, Sink, cut_off, describe},
     coverage::Coverage,
+    leftover::RbdLeftover,
     place::Place,
     writing::Writing,
 };
@@ -66,6 +67,27 @@ impl RbdSink {
             Ok(Self { writing, format, length: 0, end: 0, interrupted: false, coverage: None, peak })
         });
         begun.await
+    }
+
+    /// Goes on with what a dead writer left of `key`, if there is something.
+    pub(super) async fn resume(
+        place: &Arc<Place>,
+        key: &ObjectKey,
+        attempt: u32,
+        format: OutputFormat,
+        peak: Arc<Mutex<usize>>,
+    ) -> Result<Option<(Self, RbdLeftover)>> {
+        let doing = format!("going on with {key}");
+        let key = key.clone();
+        let resumed = place.call(doing, move |place| {
+            let Some(writing) = Writing::resume(place, &key, attempt)? else { return Ok(None) };
+            let mut sink =
+                Self { writing: Some(Arc::clone(&writing)), format, length: 0, end: 0, interrupted: false, coverage: None, peak };
+            sink.length = writing.length()?;
+            let left = RbdLeftover::of(&writing, sink.length);
+            Ok(Some((sink, left)))
+        });
+        resumed.await
     }
 
     fn writing(&self) -> Result<&Arc<Writing>> {

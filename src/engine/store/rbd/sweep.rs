@@ -106,13 +106,16 @@ fn sweep_image(
         Some(age) if age < older_than.as_secs() || is_used(place, found)? => return Ok(false),
         Some(_) => {}
     }
-    if let Some(entry) = entry.filter(|entry| entry.state == State::Writing && entry.token == Some(token)) {
+    // Its name says who made it; who writes it may be another one, who went on with it.
+    let writes = |entry: &&Entry| entry.token == Some(token) || entry.image.as_deref() == Some(&found.id);
+    if let Some(entry) = entry.filter(|entry| entry.state == State::Writing).filter(writes) {
         // Its writer may be cut off from the cluster and come back: first it is fenced off.
         let nobody = Token { nonce: rand::random(), ..token };
         let fenced = Entry::new(State::Writing, entry.attempt, Some(nobody), None);
         if !index::swap(place, key, Some(entry), Some(&fenced))? {
             return Ok(false);
         }
+        entry.token.map_or(Ok(()), |token| record::remove(place, key, token))?;
     }
     removal::discard(place, key, token, &found.id)
 }

@@ -4,6 +4,8 @@
 //! Publishing: everything is made durable and recorded, and then one atomic swap of the index publishes it; what comes after that is
 //! finished by whoever meets it first. Blocks; runs on threads of the place.
 
+mod adoption;
+
 use std::{
     ops::ControlFlow,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
@@ -31,7 +33,9 @@ pub(super) struct Writing {
     key: ObjectKey,
     token: Token,
     id: String,
-    /// `None` once it is closed.
+    /// The private name: that of the writer who made it.
+    name: String,
+    /// `None` while it is not open.
     image: Mutex<Option<Arc<Image>>>,
     /// What the index says while this sink may publish.
     entry: OnceLock<Entry>,
@@ -75,6 +79,7 @@ impl Writing {
             key: key.clone(),
             token,
             id,
+            name,
             image: Mutex::new(Some(Arc::new(image))),
             entry: OnceLock::new(),
             watch: OnceLock::new(),
@@ -183,8 +188,8 @@ impl Writing {
     }
 
     /// The private name.
-    pub(super) fn name(&self) -> String {
-        layout::partial(&self.key, self.token)
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The image, as long as it may be written.
@@ -229,7 +234,10 @@ impl Writing {
     /// The same, telling what stood in the way.
     pub(super) fn try_remove(&self) -> Result<()> {
         self.close()?;
-        removal::discard(&self.place, &self.key, self.token, &self.id).map(drop)
+        if self.disown()? {
+            removal::discard(&self.place, &self.key, self.token, &self.id)?;
+        }
+        Ok(())
     }
 
     /// Publishes the image, `image.length` bytes long.
@@ -274,7 +282,6 @@ impl Writing {
     fn prepare(&self, image: &StoredImage, entry: &Entry) -> Result<()> {
         let (place, key, name) = (&self.place, &self.key, self.name());
         let failed = |what: &'static str| {
-            let name = name.clone();
             move |errno| place.error(format!("{what} image {name} of {key}"), errno)
         };
         let handle = self.image()?;

@@ -108,23 +108,78 @@ fn a_copy_that_a_copy_finds_to_be_rotten_is_made_anew_as_well() {
     assert_eq!(world.only_task().spec.action, Action::Delete);
 }
 
-#[test]
-fn when_no_good_copy_is_left_the_source_must_give_the_same_again() {
+/// An Image whose only copy has rotted.
+fn rotted() -> World {
     let mut world = World::new(&["n"], &["a"]);
     world.share_store("a");
     world.step();
     world.agent_succeeds("blake3:one");
     world.step();
     rot(&mut world, "a");
+    world
+}
+
+fn kept(world: &World) -> Vec<(i64, LocationPhase)> {
+    let revisions = world.status().revisions;
+    revisions.iter().flat_map(|r| r.locations.iter().map(|l| (r.number, l.phase))).collect()
+}
+
+#[test]
+fn when_no_good_copy_is_left_the_source_must_give_the_same_again() {
+    let mut world = rotted();
     assert_ne!(world.phase(), ImagePhase::Active, "nothing of it can be used");
-    world.agent_succeeds("");
-    world.step();
     let import = world.only_task().spec.import.clone().unwrap();
     assert!(import.checksums.contains(&world::SHA256.to_owned()), "{import:?}");
     world.agent_fails(&failure("Refused", false));
     world.step();
     assert_eq!((kstatus(&world), world.phase()), ("Failed", ImagePhase::Failed));
     assert!(ready(&world).1.contains("every copy of revision 1 is lost or corrupt"), "{:?}", ready(&world));
+}
+
+#[test]
+fn the_last_copy_stays_rotten_as_it_is_until_something_takes_its_place() {
+    let mut world = rotted();
+    assert_eq!((world.only_task().spec.revision, kept(&world)), (2, vec![(1, LocationPhase::Corrupt)]));
+    assert_eq!((world.status().locations.len(), world.status().cleanup.len()), (0, 0), "it is neither served nor removed");
+    world.agent_fails(&failure("Refused", false));
+    world.step();
+    assert_eq!((kept(&world), world.tasks.len()), (vec![(1, LocationPhase::Corrupt)], 0));
+    world.annotate(identity::ANNOTATION_RETRY, "1");
+    world.step();
+    world.agent_succeeds("blake3:one");
+    world.step();
+    assert_eq!((kept(&world), world.phase()), (vec![(2, LocationPhase::Active)], ImagePhase::Active));
+    let delete = world.only_task();
+    assert_eq!((delete.spec.action, delete.spec.revision), (Action::Delete, 1));
+    world.agent_succeeds("");
+    world.step();
+    assert!(world.is_settled() && kstatus(&world) == "Current");
+}
+
+#[test]
+fn a_rotten_last_copy_goes_with_its_image_and_when_another_source_has_taken_its_place() {
+    let mut world = rotted();
+    world.delete();
+    world.step();
+    world.agent_obeys();
+    for _ in 0..4 {
+        world.step();
+        world.agent_succeeds("");
+    }
+    world.step();
+    assert!(world.status().cleanup.is_empty() && world.status().revisions.is_empty());
+
+    let mut world = rotted();
+    world.edit(|spec| spec.source.http.as_mut().unwrap().url = "https://images.example/other.img".into());
+    world.step();
+    assert_eq!(kept(&world), [(1, LocationPhase::Corrupt)]);
+    world.agent_obeys();
+    world.step();
+    let import = world.only_task();
+    assert_eq!((import.spec.revision, import.spec.import.as_ref().unwrap().checksums.len()), (3, 0), "it is another image");
+    world.agent_succeeds("blake3:two");
+    world.step();
+    assert_eq!(kept(&world), [(3, LocationPhase::Active)]);
 }
 
 #[test]

@@ -20,6 +20,11 @@ const ORDER: c_int = 2;
 const DATA_POOL: c_int = 10;
 const CLONE_FORMAT: c_int = 12;
 
+/// `RBD_FEATURE_EXCLUSIVE_LOCK`.
+const EXCLUSIVE_LOCK: u64 = 1 << 2;
+/// `RBD_LOCK_MODE_EXCLUSIVE`.
+const EXCLUSIVE: c_int = 0;
+
 /// How an image is made.
 #[derive(Clone, Debug, Default)]
 pub(in super::super) struct Making {
@@ -226,6 +231,27 @@ impl Image {
         // SAFETY: the place lives during the call.
         check(unsafe { (self.api().rbd_get_stripe_unit)(self.handle(), &raw mut size) })?;
         Ok(size)
+    }
+
+    /// Whether Ceph lets only one client at a time write to it.
+    pub(in super::super) fn has_exclusive_lock(&self) -> Outcome<bool> {
+        let mut features = 0;
+        // SAFETY: the place lives during the call.
+        check(unsafe { (self.api().rbd_get_features)(self.handle(), &raw mut features) })?;
+        Ok(features & EXCLUSIVE_LOCK != 0)
+    }
+
+    /// Makes this client the one that may write, until the image is closed. A dead one's lock is broken, and that one shut out of the
+    /// cluster; a living one gives it up, and does not get it back.
+    pub(in super::super) fn lock(&self) -> Outcome<()> {
+        // SAFETY: the image is open.
+        check(unsafe { (self.api().rbd_lock_acquire)(self.handle(), EXCLUSIVE) }).map(drop)
+    }
+
+    /// Gives up the room of a stretch of whole objects, which reads as zeros then.
+    pub(in super::super) fn discard(&self, start: u64, length: u64) -> Outcome<()> {
+        // SAFETY: the image is open.
+        check(unsafe { (self.api().rbd_discard)(self.handle(), start, length) }).map(drop)
     }
 
     pub(in super::super) fn resize(&self, length: u64) -> Outcome<()> {

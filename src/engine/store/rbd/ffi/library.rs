@@ -90,6 +90,9 @@ functions! {
         rbd_get_name(Handle, *mut c_char, *mut usize) -> c_int;
         rbd_get_size(Handle, *mut u64) -> c_int;
         rbd_get_stripe_unit(Handle, *mut u64) -> c_int;
+        rbd_get_features(Handle, *mut u64) -> c_int;
+        rbd_lock_acquire(Handle, c_int) -> c_int;
+        rbd_discard(Handle, u64, u64) -> c_int;
         rbd_resize(Handle, u64) -> c_int;
         rbd_flush(Handle) -> c_int;
         rbd_flatten(Handle) -> c_int;
