@@ -89,16 +89,7 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let reach = Reach::new(&client, &config.node, agent, owner, stores.clone(), before, intervals);
     let reach = tokio::spawn(reach.keep());
     tracing::info!(node = config.node, id, "the agent runs");
-    let place = Workplace {
-        tasks,
-        secrets,
-        id,
-        stores,
-        pulse,
-        scratch: folder.scratch(),
-        end: end.clone(),
-        config,
-    };
+    let place = Workplace { tasks, secrets, id, stores, pulse, scratch: folder.scratch(), end: end.clone(), config };
     let result = Crew::new(Arc::new(place)).serve(heart, &stop).await;
     end.cancel();
     reach.abort();

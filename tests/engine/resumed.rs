@@ -9,7 +9,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use vitrine_engine::{
-    model::{Digest, ObjectKey, OutputFormat},
+    model::{Digest, Limits, ObjectKey, OutputFormat},
     pipeline::{Copied, Copy, Progress, Target, copy},
     store::{
         Store,
@@ -69,7 +69,12 @@ async fn source() -> (Arc<FaultyStore>, Digest) {
 }
 
 /// What copying to `target` took: reads of the source, and bytes written.
-async fn effort(source: &Arc<FaultyStore>, content: &Digest, target: Arc<dyn Store>, output: OutputFormat) -> (u64, u64) {
+async fn effort(
+    source: &Arc<FaultyStore>,
+    content: &Digest,
+    target: Arc<dyn Store>,
+    output: OutputFormat,
+) -> (u64, u64) {
     let before = source.reads();
     let job = Copy {
         sources: vec![source.clone() as _],
@@ -78,7 +83,7 @@ async fn effort(source: &Arc<FaultyStore>, content: &Digest, target: Arc<dyn Sto
         attempt: 2,
         targets: vec![Target { store: target, output }],
         permit: None,
-        limits: Default::default(),
+        limits: Limits::default(),
         workers: 2,
     };
     let progress = Arc::new(Progress::default());
@@ -165,7 +170,7 @@ async fn several_targets_go_on_with_what_all_of_them_hold() {
         attempt: 2,
         targets: vec![target(&one), target(&two)],
         permit: None,
-        limits: Default::default(),
+        limits: Limits::default(),
         workers: 2,
     };
     let Copied { result, .. } = copy(&job, &Arc::new(Progress::default()), &CancellationToken::new()).await;

@@ -212,7 +212,10 @@ async fn a_schedule_finds_rot_and_without_a_good_copy_the_source_must_give_the_s
     assert!(message.contains("every copy of revision 1 is lost or corrupt"), "{message}");
     // It is not served, and not removed either: nothing has taken its place.
     let kept = &image.status.as_ref().unwrap().revisions[0].locations[0];
-    assert_eq!((kept.phase, kept.url.as_deref()), (LocationPhase::Corrupt, Some(format!("file://{}", file.display()).as_str())));
+    assert_eq!(
+        (kept.phase, kept.url.as_deref()),
+        (LocationPhase::Corrupt, Some(format!("file://{}", file.display()).as_str()))
+    );
     assert!(copies(&site, &image).is_empty() && file.exists());
     // The publisher brings back what it was.
     site.lab.server.put("/disk", Route::bytes(disk.clone()));
@@ -220,7 +223,8 @@ async fn a_schedule_finds_rot_and_without_a_good_copy_the_source_must_give_the_s
     let image = site.active("t", "disk").await;
     let [(_, anew)] = &copies(&site, &image)[..] else { panic!("one copy: {image:?}") };
     assert_eq!((sha256_of(anew), anew == &file), (sha256(&disk), false));
-    until("what was rotten is gone", async || (entries(&node.store()).len() == 1 && !file.exists()).then_some(())).await;
+    until("what was rotten is gone", async || (entries(&node.store()).len() == 1 && !file.exists()).then_some(()))
+        .await;
 }
 
 #[tokio::test]

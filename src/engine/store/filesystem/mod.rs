@@ -43,7 +43,8 @@ use rustix::io::Errno;
 pub use place::StoreId;
 
 use self::{
-    fence::Fence, layout::Entry, leftover::FilesystemLeftover, partial::Partial, place::Place, reader::FilesystemReader, sink::FilesystemSink,
+    fence::Fence, layout::Entry, leftover::FilesystemLeftover, partial::Partial, place::Place,
+    reader::FilesystemReader, sink::FilesystemSink,
 };
 use super::{Capacity, Leftover, ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store};
 use crate::{

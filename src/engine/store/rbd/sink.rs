@@ -81,8 +81,15 @@ impl RbdSink {
         let key = key.clone();
         let resumed = place.call(doing, move |place| {
             let Some(writing) = Writing::resume(place, &key, attempt)? else { return Ok(None) };
-            let mut sink =
-                Self { writing: Some(Arc::clone(&writing)), format, length: 0, end: 0, interrupted: false, coverage: None, peak };
+            let mut sink = Self {
+                writing: Some(Arc::clone(&writing)),
+                format,
+                length: 0,
+                end: 0,
+                interrupted: false,
+                coverage: None,
+                peak,
+            };
             sink.length = writing.length()?;
             let left = RbdLeftover::of(&writing, sink.length);
             Ok(Some((sink, left)))

@@ -281,9 +281,7 @@ impl Writing {
     /// Everything before the point of no return.
     fn prepare(&self, image: &StoredImage, entry: &Entry) -> Result<()> {
         let (place, key, name) = (&self.place, &self.key, self.name());
-        let failed = |what: &'static str| {
-            move |errno| place.error(format!("{what} image {name} of {key}"), errno)
-        };
+        let failed = |what: &'static str| move |errno| place.error(format!("{what} image {name} of {key}"), errno);
         let handle = self.image()?;
         handle.flush().map_err(failed("making durable"))?;
         handle.resize(image.length).map_err(failed("setting the length of"))?;

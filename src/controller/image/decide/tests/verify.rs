@@ -140,7 +140,11 @@ fn when_no_good_copy_is_left_the_source_must_give_the_same_again() {
 fn the_last_copy_stays_rotten_as_it_is_until_something_takes_its_place() {
     let mut world = rotted();
     assert_eq!((world.only_task().spec.revision, kept(&world)), (2, vec![(1, LocationPhase::Corrupt)]));
-    assert_eq!((world.status().locations.len(), world.status().cleanup.len()), (0, 0), "it is neither served nor removed");
+    assert_eq!(
+        (world.status().locations.len(), world.status().cleanup.len()),
+        (0, 0),
+        "it is neither served nor removed"
+    );
     world.agent_fails(&failure("Refused", false));
     world.step();
     assert_eq!((kept(&world), world.tasks.len()), (vec![(1, LocationPhase::Corrupt)], 0));
@@ -176,7 +180,11 @@ fn a_rotten_last_copy_goes_with_its_image_and_when_another_source_has_taken_its_
     world.agent_obeys();
     world.step();
     let import = world.only_task();
-    assert_eq!((import.spec.revision, import.spec.import.as_ref().unwrap().checksums.len()), (3, 0), "it is another image");
+    assert_eq!(
+        (import.spec.revision, import.spec.import.as_ref().unwrap().checksums.len()),
+        (3, 0),
+        "it is another image"
+    );
     world.agent_succeeds("blake3:two");
     world.step();
     assert_eq!(kept(&world), [(3, LocationPhase::Active)]);

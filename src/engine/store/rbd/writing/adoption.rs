@@ -61,8 +61,12 @@ impl Writing {
         });
         match writing.adopt(&before, old, data) {
             Ok(true) => return Ok(Some(writing)),
-            Ok(false) => tracing::info!(store = place.name(), %key, "an unfinished image may still be written; beginning anew"),
-            Err(error) => tracing::info!(store = place.name(), %key, %error, "an unfinished image cannot be taken over"),
+            Ok(false) => {
+                tracing::info!(store = place.name(), %key, "an unfinished image may still be written; beginning anew")
+            }
+            Err(error) => {
+                tracing::info!(store = place.name(), %key, %error, "an unfinished image cannot be taken over")
+            }
         }
         writing.close()?;
         record::remove(place, key, writing.token)?;
