@@ -100,8 +100,8 @@ async fn a_copy_goes_on_with_what_is_right_of_a_leftover_and_with_nothing_else()
     let (all_reads, all_bytes) = effort(&source, &content, fresh.store.clone(), OutputFormat::RAW).await;
     let target = Folder::new();
     // Two chunks that are right, one torn, one that was nothing like it, also where there are to be zeros, and bytes behind the end.
-    let (right, torn) = (&disk[..2 * CHUNK], &disk[2 * CHUNK..2 * CHUNK + 700_000]);
-    target.leave(&[(0, right), (2 * CHUNK, torn), (3 * CHUNK, &[7; CHUNK]), (SIZE, b"behind the end")]);
+    let (right, torn, other) = (&disk[..2 * CHUNK], &disk[2 * CHUNK..2 * CHUNK + 700_000], vec![7; CHUNK]);
+    target.leave(&[(0, right), (2 * CHUNK, torn), (3 * CHUNK, &other), (SIZE, b"behind the end")]);
     let (reads, bytes) = effort(&source, &content, target.store.clone(), OutputFormat::RAW).await;
     assert!(stored(&*target.store).await == disk);
     // 2.25 chunks of 4.25 were missing.

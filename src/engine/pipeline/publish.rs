@@ -105,13 +105,12 @@ async fn begin(
 ) -> Result<Start> {
     let (store, name) = (&target.store, target.store.name());
     // Where other formats put a chunk depends on what came before it, which is not known any more.
-    let begun = match known.filter(|_| target.output.disk_format == DiskFormat::Raw) {
-        Some(known) => resume::begin(job, &**store, target.output, known, stop).await,
-        None => {
-            let created = store.create(job.key, job.attempt, target.output);
-            let sink = answer_within(job.patience, name, "beginning to write", stop, created).await;
-            sink.map(|sink| (sink, Vec::new()))
-        }
+    let begun = if let Some(known) = known.filter(|_| target.output.disk_format == DiskFormat::Raw) {
+        resume::begin(job, &**store, target.output, known, stop).await
+    } else {
+        let created = store.create(job.key, job.attempt, target.output);
+        let sink = answer_within(job.patience, name, "beginning to write", stop, created).await;
+        sink.map(|sink| (sink, Vec::new()))
     };
     match begun {
         Ok((sink, held)) => Ok(Start::Sink(sink, held)),

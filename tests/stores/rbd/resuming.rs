@@ -117,7 +117,7 @@ async fn forgotten(namespace: &str) {
 /// Goes on with attempt 2: what is left is right, and is published with two more chunks.
 async fn go_on(store: &dyn Store, meanwhile: impl FnOnce()) {
     let Resumed { mut sink, left } = store.resume(&key(1), 2, OutputFormat::RAW).await.unwrap();
-    let left = left.expect("the image of a dead writer");
+    let Some(left) = left else { panic!("the image of a dead writer is not gone on with") };
     assert_eq!(left.next_data(0).await.unwrap(), Some((0, 2 * CHUNK)));
     for index in 0..2 {
         assert_eq!(left.read_at(index * CHUNK, CHUNK as usize).await.unwrap(), noise(index, CHUNK as usize));

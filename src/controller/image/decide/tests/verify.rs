@@ -147,6 +147,10 @@ fn the_last_copy_stays_rotten_as_it_is_until_something_takes_its_place() {
     );
     world.agent_fails(&failure("Refused", false));
     world.step();
+    let delete = &world.only_task().spec;
+    assert_eq!((delete.action, delete.revision), (Action::Delete, 2), "only what the attempt may have left goes");
+    world.agent_succeeds("");
+    world.step();
     assert_eq!((kept(&world), world.tasks.len()), (vec![(1, LocationPhase::Corrupt)], 0));
     world.annotate(identity::ANNOTATION_RETRY, "1");
     world.step();
@@ -179,7 +183,7 @@ fn a_rotten_last_copy_goes_with_its_image_and_when_another_source_has_taken_its_
     assert_eq!(kept(&world), [(1, LocationPhase::Corrupt)]);
     world.agent_obeys();
     world.step();
-    let import = world.only_task();
+    let import = world.tasks.iter().find(|task| task.spec.action == Action::Import).unwrap();
     assert_eq!(
         (import.spec.revision, import.spec.import.as_ref().unwrap().checksums.len()),
         (3, 0),

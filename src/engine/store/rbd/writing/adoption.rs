@@ -62,10 +62,10 @@ impl Writing {
         match writing.adopt(&before, old, data) {
             Ok(true) => return Ok(Some(writing)),
             Ok(false) => {
-                tracing::info!(store = place.name(), %key, "an unfinished image may still be written; beginning anew")
+                tracing::info!(store = place.name(), %key, "an unfinished image may still be written; beginning anew");
             }
             Err(error) => {
-                tracing::info!(store = place.name(), %key, %error, "an unfinished image cannot be taken over")
+                tracing::info!(store = place.name(), %key, %error, "an unfinished image cannot be taken over");
             }
         }
         writing.close()?;
