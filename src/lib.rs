@@ -12,5 +12,6 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controller;
+pub mod http;
 pub mod kube;
 pub mod telemetry;

@@ -2,17 +2,22 @@
 
 use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
+use async_trait::async_trait;
 use clap::Parser as _;
 use vitrine::{
     agent::{self, LeaseTiming},
+    api::Backend,
     cli::{Agent, Cli, Operator, Verb},
     controller::{self, Settings},
+    http,
     kube::{client, signal},
     telemetry::{self, LogFormat},
 };
 use vitrine_engine::{
+    error::Error,
     model::Limits,
     source::{Patience, ProxySettings},
+    store::Store,
 };
 
 fn main() -> ExitCode {
@@ -60,13 +65,56 @@ async fn run_operator(operator: Operator) -> Result<(), Failure> {
     settings.retry.backoff.base = operator.retry_base;
     settings.sweep_interval = operator.sweep_interval;
     settings.orphan_grace = operator.orphan_grace;
+    settings.authority =
+        controller::AuthorityTerms { validity: operator.authority_validity, names: operator.data_names };
     Box::pin(controller::run(client::connect().await?, settings, stop)).await;
     Ok(())
 }
 
 async fn run_agent(agent: &Agent) -> Result<(), Failure> {
-    let stop = signal::stop_token()?;
-    Ok(agent::run(agent_config(agent), client::connect().await?, stop).await?)
+    let (stop, client) = (signal::stop_token()?, client::connect().await?);
+    let door = match agent.data.address {
+        Some(address) => {
+            let cannot = |error| format!("nothing can be served at {address}: {error}; see --data-address");
+            Some(http::listen(address).await.map_err(cannot)?)
+        }
+        None => None,
+    };
+    let (client_, stop_) = (client.clone(), stop.clone());
+    let lend = |stores| {
+        if let Some(door) = door {
+            let served = http::serve(data_config(agent), door, client_, Arc::new(Lent(stores)), stop_);
+            tokio::spawn(async move {
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "images' data is not served");
+                }
+            });
+        }
+    };
+    Ok(agent::run(agent_config(agent), client, stop, lend).await?)
+}
+
+/// The agent's stores as the data API wants them.
+struct Lent(Arc<agent::Stores>);
+
+#[async_trait]
+impl http::Shelf for Lent {
+    async fn open(&self, name: &str, backend: &Backend, id: Option<&str>) -> Result<Option<Arc<dyn Store>>, Error> {
+        self.0.open_existing(agent::Place { name, backend, id }).await
+    }
+}
+
+fn data_config(args: &Agent) -> http::Config {
+    http::Config {
+        node: args.node_name.clone(),
+        namespace: args.operator_namespace.clone(),
+        host: args.data.host,
+        idle: Duration::from_secs(args.data.idle_timeout),
+        patience: Duration::from_secs(args.timing.store_stall_timeout),
+        connections: args.data.connections.into(),
+        requests_per_tenant: args.data.requests.into(),
+        bytes_per_tenant: usize::from(args.data.memory) << 20,
+    }
 }
 
 fn agent_config(args: &Agent) -> agent::Config {

@@ -40,6 +40,7 @@ mod workplace;
 
 pub use config::{Config, LeaseTiming, chunk_memory};
 pub use run::{AgentError, run};
+pub use stores::{Place, Stores};
 
 /// Field manager of everything the agent writes.
 const FIELD_MANAGER: &str = "vitrine-agent";

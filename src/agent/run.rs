@@ -55,11 +55,16 @@ pub enum AgentError {
 }
 
 /// Runs the agent until `stop`. Work that runs then is stopped and left to the next start: its tasks stay `Running`, and nothing
-/// of it stays in stores.
+/// of it stays in stores. `lend` is given the node's stores once they are known, for others that read from them.
 ///
 /// # Errors
 /// What makes it impossible to work, or to go on.
-pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), AgentError> {
+pub async fn run(
+    config: Config,
+    client: Client,
+    stop: CancellationToken,
+    lend: impl FnOnce(Arc<Stores>),
+) -> Result<(), AgentError> {
     let folder = match Folder::claim(&config.work_dir, &stop).await {
         Ok(folder) => folder,
         Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -83,6 +88,7 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
             stores.remember(&report.name, report.uid.as_deref(), id);
         }
     }
+    lend(stores.clone());
     let agent =
         AgentInfo { id: id.clone(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: Time(Timestamp::now()) };
     let intervals = (config.probe_interval, config.list_interval);

@@ -16,6 +16,12 @@ pub const ANNOTATION_RETRY: &str = "vitrine.dev/retry";
 pub const ANNOTATION_VERIFY: &str = "vitrine.dev/verify";
 /// Finalizer on Images that have, or may have, data outside the cluster, and on every ImageStore, for it may come to hold some.
 pub const FINALIZER: &str = "vitrine.dev/data";
+/// The ConfigMap beside the operator with the certificates of those who sign agents' certificates, under [`SECRET_CA_KEY`].
+pub const CA_BUNDLE: &str = "vitrine-ca";
+/// Label with value `true` on the Secret that holds the operator's keys for signing.
+pub const LABEL_AUTHORITY: &str = "vitrine.dev/authority";
+/// The Service in front of all agents' data API.
+pub const DATA_SERVICE: &str = "vitrine-data";
 
 /// Key in a task's Secret under which the PEM bundle of extra certificate authorities lies.
 pub const SECRET_CA_KEY: &str = "ca.crt";
@@ -30,6 +36,12 @@ pub const LEASE_DURATION_SECONDS: u64 = 40;
 /// The name of the Lease of the agent on `node`.
 pub fn agent_lease_name(node: &str) -> String {
     format!("vitrine-agent-{node}")
+}
+
+/// The name by which the agent on `node` proves itself to others. A node's name may be an address, or too long to be one of a server.
+pub fn agent_server_name(node: &str) -> String {
+    let digits: String = blake3::hash(node.as_bytes()).to_hex().chars().take(32).collect();
+    format!("agent-{digits}.vitrine.internal")
 }
 
 /// The name of a task. It is derived from what the task is for, so two operators that decide the same make one task.

@@ -92,6 +92,9 @@ pub struct ImageSpec {
     /// Refuse to delete the Image.
     #[serde(default, skip_serializing_if = "is_false")]
     pub protected: bool,
+    /// Serve its data to nobody, for as long as this is set. Nothing of it is removed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deactivated: bool,
     /// How many verified revisions are kept, the current one included.
     #[serde(default = "default_history")]
     #[schemars(range(min = 1, max = 10))]
@@ -279,6 +282,8 @@ pub enum ImagePhase {
     Importing,
     /// A verified revision serves; a newer one may be on its way.
     Active,
+    /// One is there, and is served to nobody, as spec says.
+    Deactivated,
     /// Nothing serves, and nothing will until something is changed.
     Failed,
     /// Its data is being removed.

@@ -21,7 +21,7 @@ pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{
     Attempt, Conversion, DeclaredFormat, Display, Image, ImagePhase, ImageSpec, ImageStatus, Output, Progress,
 };
-pub use node_cache::{AgentInfo, Held, Listing, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
+pub use node_cache::{AgentInfo, DataEndpoint, Held, Listing, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
 pub use revision::{Cleanup, FailureReport, Gap, Location, LocationPhase, Revision, RevisionPhase};
 pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};
 pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, Orphans, StoreCapacity, VerifySchedule};

@@ -3,7 +3,8 @@
 //! # Contract
 //! The agent makes the object named after its node when it starts (with an owner reference to the Node, so that it goes with it), and
 //! writes `status` by server-side apply as field manager `vitrine-agent`. Nobody else writes it. A policy lets a node's agent touch no
-//! other node's object. `spec` is the operator's; it has no fields yet.
+//! other node's object. The part of it that serves data writes `status.data` as field manager `vitrine-agent-data`, and the operator answers
+//! with `spec.certificate`: see `docs/decisions/0024-the-operator-signs-what-agents-serve-with.md`. `spec` is the operator's.
 
 #![allow(
     clippy::duplicated_attributes,
@@ -32,7 +33,12 @@ use super::backend::STORE_ID_PATTERN;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-pub struct NodeCacheSpec {}
+pub struct NodeCacheSpec {
+    /// The certificate for the key in `status.data.publicKey`, as PEM. It names the node, and the names by which all agents are reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub certificate: Option<String>,
+}
 
 /// What the agent reports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +51,9 @@ pub struct NodeCacheStatus {
     /// Who reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentInfo>,
+    /// Where and with which key it serves images' data; absent if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataEndpoint>,
     /// One entry for each ImageStore whose nodeSelector fits the node. Written when an entry's `ready` or `message` changes, and else
     /// at most every 30 s.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -64,6 +73,21 @@ pub struct AgentInfo {
     pub version: String,
     /// When it started.
     pub started_at: Time,
+}
+
+/// Where an agent serves images' data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataEndpoint {
+    /// Address and port, as other agents reach it: `10.0.0.1:8443` or `[fd00::1]:8443`.
+    #[schemars(length(max = 64))]
+    pub address: String,
+    /// The namespace of the operator that it belongs to, which is to sign its key.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// The public key (SubjectPublicKeyInfo, PEM) to be signed. The private one never leaves the agent's memory.
+    #[schemars(length(max = 2048))]
+    pub public_key: String,
 }
 
 /// How a node sees a store.

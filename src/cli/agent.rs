@@ -1,6 +1,9 @@
 //! `vitrine agent`: what an agent is told on its command line. `main` hands it on; nothing here starts one.
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Args;
 use ipnet::IpNet;
@@ -42,6 +45,33 @@ pub struct Agent {
     /// Timing.
     #[command(flatten)]
     pub timing: Timing,
+    /// The data API.
+    #[command(flatten)]
+    pub data: Data,
+}
+
+/// The data API: images' bytes over HTTPS, for who may read them.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Data API")]
+pub struct Data {
+    /// Address and port to serve images' data at, as 0.0.0.0:8443 [default: it is not served]
+    #[arg(long = "data-address", value_name = "ADDRESS")]
+    pub address: Option<SocketAddr>,
+    /// The address by which other agents reach this one [default: the one of --data-address]
+    #[arg(long = "data-host", env = "POD_IP", value_name = "ADDRESS")]
+    pub host: Option<IpAddr>,
+    /// Seconds after which a connection is closed on which the other side does nothing
+    #[arg(long = "data-idle-timeout", value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub idle_timeout: u64,
+    /// Connections at once; others wait
+    #[arg(long = "data-connections", value_name = "NUMBER", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
+    pub connections: u16,
+    /// Requests of one namespace that are answered at once; more are refused
+    #[arg(long = "data-requests", value_name = "NUMBER", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    pub requests: u16,
+    /// MiB of one namespace that are read and not yet sent; more wait
+    #[arg(long = "data-memory", value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u16).range(2..))]
+    pub memory: u16,
 }
 
 /// Where images may be fetched from. Proxies are taken from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.

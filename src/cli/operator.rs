@@ -34,6 +34,12 @@ pub struct Operator {
     /// How long stored data that no Image knows must not have been changed before it is removed.
     #[arg(long, value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
     pub orphan_grace: Duration,
+    /// How long a key that signs agents' certificates is believed; the next one takes over after three quarters of it.
+    #[arg(long, value_name = "SECONDS", default_value = "63072000", value_parser = authority_validity)]
+    pub authority_validity: Duration,
+    /// A name by which agents' data API is reached from outside, for their certificates; may be given several times.
+    #[arg(long = "data-name", value_name = "NAME")]
+    pub data_names: Vec<String>,
     /// Write logs as JSON.
     #[arg(long)]
     pub log_json: bool,
@@ -45,4 +51,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|d| !d.is_zero())
         .ok_or_else(|| "it must be more than 0".to_owned())
+}
+
+/// Certificates count in whole seconds, and what is signed holds for an eighth of this.
+fn authority_validity(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_secs(16);
+    seconds(text)?.checked_sub(LEAST).map(|more| more + LEAST).ok_or_else(|| "it must be 16 or more".to_owned())
 }

@@ -13,7 +13,7 @@ use kube::{
 };
 use tokio::time::Instant;
 
-use super::{fleet::Fleet, settings::Settings};
+use super::{authority::Requests, fleet::Fleet, settings::Settings};
 use crate::{
     api::{Image, ImageStore, Orphans},
     kube::{apply::Writer, backoff::Backoff, event::Events},
@@ -40,6 +40,8 @@ pub struct Context {
     pub store_writer: Writer,
     /// Tells people.
     pub events: Events,
+    /// The agents that are to have a certificate.
+    pub requests: Requests,
     fleet: Mutex<Fleet>,
     last_progress: Mutex<BTreeMap<String, Instant>>,
     orphans: Mutex<BTreeMap<String, Orphans>>,
@@ -101,6 +103,7 @@ impl Context {
             image_writer: Writer::new(client.clone(), super::image::MANAGER),
             store_writer: Writer::new(client.clone(), super::store::MANAGER),
             events: Events::new(client.clone(), "vitrine-operator", &settings.identity),
+            requests: Requests::default(),
             client,
             settings,
             stores,

@@ -2,6 +2,7 @@
 //!
 //! Each controller is five verbs: fetch, validate, decide, apply, status (which `apply` writes). `decide` and `validate` hold no client.
 
+mod authority;
 mod context;
 mod fleet;
 pub mod image;
@@ -25,7 +26,7 @@ use kube::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use settings::Settings;
+pub use settings::{AuthorityTerms, Settings};
 
 use crate::{
     api::{Image, ImageStore},
@@ -126,6 +127,7 @@ async fn control(client: Client, settings: Settings, stop: CancellationToken) {
         () = followed => {}
         () = task::sweep(Arc::clone(&context)) => {}
         () = store::orphans::collect(Arc::clone(&context)) => {}
+        () = authority::keep(Arc::clone(&context)) => {}
     }
 }
 

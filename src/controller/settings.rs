@@ -26,9 +26,22 @@ pub struct Settings {
     pub sweep_interval: Duration,
     /// How long data that no Image knows must not have been changed before it is removed.
     pub orphan_grace: Duration,
+    /// How agents' certificates are signed.
+    pub authority: AuthorityTerms,
+}
+
+/// How agents' certificates are signed.
+#[derive(Clone, Debug)]
+pub struct AuthorityTerms {
+    /// How long a key signs and what it signed is believed, in all. The next one takes over after three quarters of it.
+    pub validity: Duration,
+    /// Names by which agents are reached, besides that of their Service.
+    pub names: Vec<String>,
 }
 
 impl Settings {
+    /// How long who signs agents' certificates is believed: two years, so that a copy of the published ones is good for months.
+    pub const AUTHORITY_VALIDITY: Duration = Duration::from_hours(24 * 730);
     /// How long a leader may be silent, as others have it: an API server's restart of some seconds goes unnoticed, and nobody waits
     /// long for a successor. A longer outage costs the leadership, and the operator stands again when it is over.
     pub const LEADER_LEASE: Duration = Duration::from_secs(15);
@@ -54,6 +67,7 @@ impl Settings {
             agent_grace: Duration::from_secs(identity::LEASE_DURATION_SECONDS),
             sweep_interval: Self::SWEEP_INTERVAL,
             orphan_grace: Self::ORPHAN_GRACE,
+            authority: AuthorityTerms { validity: Self::AUTHORITY_VALIDITY, names: Vec::new() },
             retry: RetryPolicy {
                 backoff: Backoff { base: Self::RETRY_BASE, limit: Self::RETRY_MAX },
                 limit: Self::RETRY_LIMIT,

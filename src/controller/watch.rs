@@ -171,6 +171,7 @@ async fn nodes(context: Arc<Context>, ready: oneshot::Sender<()>) {
 async fn reports(context: Arc<Context>, ready: oneshot::Sender<()>) {
     let api: Api<NodeCache> = Api::all(context.client.clone());
     let note = |cache: &NodeCache, present: bool| {
+        context.requests.observe(cache, &context.settings.namespace, present);
         let status = cache.status.as_ref().filter(|_| present);
         let reports = status.map(|status| status.stores.as_slice());
         let changed = context.with_fleet(|fleet| fleet.observe_reports(&cache.name_any(), reports));

@@ -133,6 +133,7 @@ impl Draft<'_> {
             .is_some_and(|task| task.status.as_ref().is_some_and(|status| status.started_at.is_some()));
         match health {
             Health::Deleting(..) => ImagePhase::Deleting,
+            _ if self.serving().is_some() && self.seen.image.spec.deactivated => ImagePhase::Deactivated,
             _ if self.serving().is_some() => ImagePhase::Active,
             Health::Stalled(..) => ImagePhase::Failed,
             _ if busy => ImagePhase::Importing,

@@ -1,0 +1,165 @@
+//! The agent of another node, which holds what this one cannot read: what it answers is passed on as it comes.
+//!
+//! It is asked with the caller's own token, and decides for itself whether they may.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{body::Body, response::Response};
+use futures::StreamExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+use reqwest::{Certificate, Url};
+
+use super::{answer::Refusal, idle::Work, memo::Memo, tenant::Place};
+use crate::api::{
+    NodeCache,
+    identity::{CA_BUNDLE, SECRET_CA_KEY, agent_server_name},
+};
+
+/// Says which agent passed a request on. Who gets it so does not pass it on again.
+pub const FORWARDED: HeaderName = HeaderName::from_static("vitrine-forwarded-by");
+/// How long an agent's address, and who signs, are believed.
+const BELIEF: Duration = Duration::from_secs(5);
+/// Agents asked at once: more than there are on most clusters.
+const MOST: usize = 1024;
+/// How long connecting may take: another agent is near.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What the other agent is told of the request.
+const PASSED: [HeaderName; 7] = [
+    header::AUTHORIZATION,
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::ACCEPT,
+    header::USER_AGENT,
+];
+/// What of its answer is about the connection to it, and not about what is sent.
+const DROPPED: [HeaderName; 5] =
+    [header::CONNECTION, header::TRANSFER_ENCODING, header::DATE, header::UPGRADE, header::TRAILER];
+
+/// Asks the agents of other nodes.
+pub struct Peers {
+    node: String,
+    caches: Api<NodeCache>,
+    bundles: Api<ConfigMap>,
+    /// How long another agent may be silent.
+    patience: Duration,
+    clients: Memo<String, (reqwest::Client, Url)>,
+}
+
+/// A request to be passed on.
+pub struct Question<'a> {
+    /// GET or HEAD.
+    pub method: &'a Method,
+    /// Path and query.
+    pub path: &'a str,
+    /// All of its headers.
+    pub headers: &'a HeaderMap,
+}
+
+impl Peers {
+    /// For the agent on `node` of the operator in `namespace`.
+    pub fn new(client: &Client, node: &str, namespace: &str, patience: Duration) -> Self {
+        Self {
+            node: node.to_owned(),
+            caches: Api::all(client.clone()),
+            bundles: Api::namespaced(client.clone(), namespace),
+            patience,
+            clients: Memo::new(BELIEF, MOST),
+        }
+    }
+
+    /// What the agent of `node` answers.
+    ///
+    /// # Errors
+    /// Why it cannot be asked: it is not known, not there, or not who it ought to be.
+    pub async fn ask(&self, node: &str, question: &Question<'_>) -> Result<reqwest::Response, String> {
+        let (client, base) = self.client(node).await?;
+        let url = base.join(question.path).map_err(|error| error.to_string())?;
+        let mut headers = HeaderMap::new();
+        for name in PASSED {
+            if let Some(value) = question.headers.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        let own = HeaderValue::from_str(&self.node).map_err(|error| error.to_string())?;
+        headers.insert(FORWARDED, own);
+        let request = client.request(question.method.clone(), url).headers(headers);
+        request.send().await.map_err(|error| error_chain(&error.without_url()))
+    }
+
+    async fn client(&self, node: &str) -> Result<(reqwest::Client, Url), String> {
+        if let Some(known) = self.clients.get(&node.to_owned()) {
+            return Ok(known);
+        }
+        let cache = self.caches.get_opt(node).await.map_err(|error| error.to_string())?;
+        let data = cache.and_then(|cache| cache.status?.data);
+        let address = data.ok_or("it has no agent that serves data")?.address;
+        let address: SocketAddr = address.parse().map_err(|_| format!("its address {address} is none"))?;
+        let name = agent_server_name(node);
+        let client = reqwest::Client::builder()
+            .tls_certs_only(self.signers().await?)
+            .resolve(&name, address)
+            .https_only(true)
+            // One window for all requests of a connection would let one slow reader hold up the others.
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(CONNECT)
+            .read_timeout(self.patience)
+            .build()
+            .map_err(|error| error_chain(&error))?;
+        let url = format!("https://{name}:{}/", address.port()).parse::<Url>().map_err(|error| error.to_string())?;
+        self.clients.put(node.to_owned(), (client.clone(), url.clone()));
+        Ok((client, url))
+    }
+
+    async fn signers(&self) -> Result<Vec<Certificate>, String> {
+        let map = self.bundles.get(CA_BUNDLE).await.map_err(|error| format!("ConfigMap {CA_BUNDLE}: {error}"))?;
+        let bundle = map.data.and_then(|data| data.get(SECRET_CA_KEY).cloned());
+        let bundle = bundle.ok_or_else(|| format!("ConfigMap {CA_BUNDLE} has no key {SECRET_CA_KEY}"))?;
+        Certificate::from_pem_bundle(bundle.as_bytes()).map_err(|error| error_chain(&error))
+    }
+}
+
+/// The other agent's answer as this one's. `place` is kept until all of it is sent.
+pub fn pass_on(answer: reqwest::Response, work: Work, place: Place) -> Response {
+    let (status, mut headers) = (answer.status(), answer.headers().clone());
+    DROPPED.iter().for_each(|name| drop(headers.remove(name)));
+    let state = (answer.bytes_stream().boxed(), work, place);
+    let body = futures::stream::unfold(state, |(mut bytes, work, place)| async move {
+        // While the other agent is waited for, the caller has nothing to do.
+        let at_work = work.begin();
+        let piece = bytes.next().await?;
+        drop(at_work);
+        Some((piece, (bytes, work, place)))
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    response
+}
+
+/// Whether another agent may do better than one that answers so.
+pub fn is_no_answer(status: StatusCode) -> bool {
+    status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::BAD_GATEWAY
+}
+
+/// What is said when there is nobody to ask.
+pub fn unreachable(tried: &[String]) -> Refusal {
+    Refusal::unavailable(format!("no agent can read this image now: {}; try again later", tried.join("; ")))
+}
+
+/// The error with its causes: reqwest's own words are few.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
