@@ -16,7 +16,7 @@ use vitrine::{
 use vitrine_engine::{
     error::Error,
     model::Limits,
-    source::{Patience, ProxySettings},
+    source::{Patience, ProxySettings, Uploads},
     store::Store,
 };
 
@@ -72,6 +72,8 @@ async fn run_operator(operator: Operator) -> Result<(), Failure> {
 }
 
 async fn run_agent(agent: &Agent) -> Result<(), Failure> {
+    let idle = Duration::from_secs(agent.data.upload_idle_timeout);
+    let uploads = Arc::new(Uploads::new(agent.max_concurrent.into(), idle));
     let (stop, client) = (signal::stop_token()?, client::connect().await?);
     let door = match agent.data.address {
         Some(address) => {
@@ -80,10 +82,10 @@ async fn run_agent(agent: &Agent) -> Result<(), Failure> {
         }
         None => None,
     };
-    let (client_, stop_) = (client.clone(), stop.clone());
+    let (client_, stop_, uploads_) = (client.clone(), stop.clone(), uploads.clone());
     let lend = |stores| {
         if let Some(door) = door {
-            let served = http::serve(data_config(agent), door, client_, Arc::new(Lent(stores)), stop_);
+            let served = http::serve(data_config(agent), door, client_, (Arc::new(Lent(stores)), uploads_), stop_);
             tokio::spawn(async move {
                 if let Err(error) = served.await {
                     tracing::error!(%error, "images' data is not served");
@@ -91,7 +93,7 @@ async fn run_agent(agent: &Agent) -> Result<(), Failure> {
             });
         }
     };
-    Ok(agent::run(agent_config(agent), client, stop, lend).await?)
+    Ok(agent::run(agent_config(agent, uploads), client, stop, lend).await?)
 }
 
 /// The agent's stores as the data API wants them.
@@ -114,10 +116,11 @@ fn data_config(args: &Agent) -> http::Config {
         connections: args.data.connections.into(),
         requests_per_tenant: args.data.requests.into(),
         bytes_per_tenant: usize::from(args.data.memory) << 20,
+        max_size: args.bounds.limits().max_size,
     }
 }
 
-fn agent_config(args: &Agent) -> agent::Config {
+fn agent_config(args: &Agent, uploads: Arc<Uploads>) -> agent::Config {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let timing = &args.timing;
     let lease = LeaseTiming {
@@ -139,6 +142,7 @@ fn agent_config(args: &Agent) -> agent::Config {
         policy: Arc::new(args.sources.policy()),
         proxy: ProxySettings::from_environment(),
         patience,
+        uploads,
         limits: Limits {
             store_stall: Duration::from_secs(timing.store_stall_timeout),
             chunk_memory: agent::chunk_memory(args.max_concurrent.into()),

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use vitrine_engine::{
     model::{CHUNK_SIZE, Limits},
-    source::{AddressPolicy, Patience, ProxySettings},
+    source::{AddressPolicy, Patience, ProxySettings, Uploads},
 };
 
 use crate::api::identity;
@@ -39,6 +39,8 @@ pub struct Config {
     pub proxy: ProxySettings,
     /// How patient sources are.
     pub patience: Patience,
+    /// Where uploads are handed in.
+    pub uploads: Arc<Uploads>,
     /// Bounds on each import.
     pub limits: Limits,
     /// The heartbeat.

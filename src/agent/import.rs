@@ -10,7 +10,7 @@ use vitrine_engine::{
     error::{Error, Kind, Result},
     model::{Digest, ObjectKey, OutputFormat},
     pipeline::{Import, Imported, Permit, Published, Target},
-    source::{HttpConfig, HttpSource, fetch_checksum, file_name},
+    source::{End, Expected, HttpConfig, HttpSource, Source, fetch_checksum, file_name},
     store::{self, ObjectStat, thick::ThickStore},
 };
 
@@ -32,8 +32,17 @@ pub fn key(spec: &ImageTaskSpec) -> Result<ObjectKey> {
     })
 }
 
-/// Everything that the engine needs for the order in `spec`, and the stores that cannot be opened, if it can do without. Reads the task's
-/// Secret and the checksum file.
+/// An import that can begin.
+pub struct Prepared {
+    /// What the engine needs.
+    pub job: Import,
+    /// The stores that cannot be opened, if it can do without.
+    pub closed: Vec<Published>,
+    /// What is to be told how it ended, if somebody sends the bytes.
+    pub expected: Option<Expected>,
+}
+
+/// Everything that the engine needs for the order in `spec`. Reads the task's Secret and the checksum file.
 ///
 /// # Errors
 /// `InvalidInput` if the order makes no sense, and what the API server, the stores and the checksum file's server say.
@@ -42,21 +51,12 @@ pub async fn prepare(
     spec: &ImageTaskSpec,
     permit: Arc<dyn Permit>,
     stop: &CancellationToken,
-) -> Result<(Import, Vec<Published>)> {
+) -> Result<Prepared> {
     let order = spec.import.as_ref().ok_or_else(|| Error::new(Kind::InvalidInput, "the task has no import order"))?;
-    let http = order.source.http.as_ref().ok_or_else(|| {
-        Error::new(Kind::InvalidInput, "this agent does not know the task's source; use agents as new as the operator")
-    })?;
-    let secret = secret(place, http, stop).await?;
-    let config = http_config(place, http, secret.as_ref())?;
-    let checksums = tokio::select! {
-        checksums = checksums(order, &config) => checksums?,
-        () = stop.cancelled() => return Err(cancelled()),
-    };
-    let accept_unframed = !checksums.is_empty();
+    let Origin { source, checksums, expected } = origin(place, spec, order, stop).await?;
     let (targets, closed) = targets(place, &order.stores, order.require_all_stores, stop).await?;
     let import = Import {
-        source: Arc::new(HttpSource::new(HttpConfig { accept_unframed, ..config })?),
+        source,
         disk_format: order.disk_format.disk_format(),
         container_format: order.container_format,
         container_disk: order.container_disk.clone(),
@@ -70,7 +70,52 @@ pub async fn prepare(
         scratch: PathBuf::clone(&place.scratch),
         workers: place.config.workers,
     };
-    Ok((import, closed))
+    Ok(Prepared { job: import, closed, expected })
+}
+
+/// Where the bytes come from, and what they must hash to.
+struct Origin {
+    source: Arc<dyn Source>,
+    checksums: Vec<Digest>,
+    expected: Option<Expected>,
+}
+
+async fn origin(
+    place: &Workplace,
+    spec: &ImageTaskSpec,
+    order: &ImportOrder,
+    stop: &CancellationToken,
+) -> Result<Origin> {
+    if order.source.upload.is_some() {
+        let expected = place.config.uploads.expect(&spec.image.uid);
+        let checksums = parse_checksums(&order.checksums)?;
+        return Ok(Origin { source: expected.source(), checksums, expected: Some(expected) });
+    }
+    let http = order.source.http.as_ref().ok_or_else(|| {
+        Error::new(Kind::InvalidInput, "this agent does not know the task's source; use agents as new as the operator")
+    })?;
+    let secret = secret(place, http, stop).await?;
+    let config = http_config(place, http, secret.as_ref())?;
+    let checksums = tokio::select! {
+        checksums = checksums(order, &config) => checksums?,
+        () = stop.cancelled() => return Err(cancelled()),
+    };
+    let accept_unframed = !checksums.is_empty();
+    let source = Arc::new(HttpSource::new(HttpConfig { accept_unframed, ..config })?);
+    Ok(Origin { source, checksums, expected: None })
+}
+
+/// What whoever sent the bytes is told of how the import ended.
+pub fn end(done: &Result<Imported>) -> End {
+    match done {
+        Ok(_) => End::Stored,
+        Err(error) => {
+            let told = failure::describe(error);
+            let rule = told.rule.map(|rule| format!("{rule}: ")).unwrap_or_default();
+            let refused = matches!(error.kind(), Kind::Refused | Kind::InvalidInput);
+            End::Failed { refused, message: format!("{rule}{}", told.message) }
+        }
+    }
 }
 
 /// The attempt as a fencing token.
@@ -194,13 +239,7 @@ fn read_secret(secret: &Secret) -> Result<(HeaderMap, Option<Vec<u8>>)> {
 
 /// All digests that must hold: those declared, and the one of the checksum file.
 async fn checksums(order: &ImportOrder, config: &HttpConfig) -> Result<Vec<Digest>> {
-    let mut all = order
-        .checksums
-        .iter()
-        .map(|text| {
-            text.parse::<Digest>().map_err(|e| Error::with_source(Kind::InvalidInput, format!("checksum {text}"), e))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut all = parse_checksums(&order.checksums)?;
     if let Some(url) = &order.checksum_url {
         let name = file_name(&config.url).ok_or_else(|| {
             Error::new(Kind::InvalidInput, "the source's URL names no file to look for in the checksum file")
@@ -208,6 +247,13 @@ async fn checksums(order: &ImportOrder, config: &HttpConfig) -> Result<Vec<Diges
         all.push(fetch_checksum(beside(config, parse_url(url)?), &name).await?);
     }
     Ok(all)
+}
+
+fn parse_checksums(declared: &[String]) -> Result<Vec<Digest>> {
+    let parse = |text: &String| {
+        text.parse::<Digest>().map_err(|e| Error::with_source(Kind::InvalidInput, format!("checksum {text}"), e))
+    };
+    declared.iter().map(parse).collect()
 }
 
 /// How `url` is fetched, given how the source is: its headers are credentials, and go to the source's own server only.

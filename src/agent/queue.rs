@@ -11,6 +11,10 @@ const CONCURRENT_REMOVALS: usize = 4;
 /// Verifications that run at once: they are nobody's hurry, and imports need the disks and the network.
 const CONCURRENT_VERIFICATIONS: usize = 1;
 
+/// Uploads that wait or flow at once. Those that wait for somebody to send bytes cost nothing, and must not keep imports from running;
+/// how many flow is bounded where they flow.
+const CONCURRENT_UPLOADS: usize = 256;
+
 /// What is written to or removed from stores: one revision of one image. Two tasks for one of these never run at once. To verify what
 /// is there is another thing, for it keeps nobody from anything.
 pub type Object = (String, i64);
@@ -30,6 +34,8 @@ pub struct Entry {
     pub action: Action,
     /// Number of the attempt.
     pub attempt: i64,
+    /// Somebody is to send the bytes.
+    pub upload: bool,
     /// Its status is final.
     pub ended: bool,
     /// It is not wanted any more, but has no final status.
@@ -48,6 +54,7 @@ impl Entry {
             object: (object_name(spec), spec.revision),
             action: spec.action,
             attempt: spec.attempt,
+            upload: spec.import.as_ref().is_some_and(|order| order.source.upload.is_some()),
             ended: phase.is_final(),
             cancelled: spec.cancelled,
         })
@@ -67,6 +74,7 @@ impl Entry {
         match self.action {
             Action::Import | Action::Copy | Action::Verify if self.cancelled => Lane::Short,
             Action::Delete => Lane::Short,
+            Action::Import if self.upload => Lane::Patient,
             Action::Import | Action::Copy => Lane::Long,
             Action::Verify => Lane::Aside,
         }
@@ -87,6 +95,8 @@ pub enum Lane {
     Short,
     /// Moves an image.
     Long,
+    /// Waits until somebody sends one.
+    Patient,
     /// Reads an image, while nobody waits for it.
     Aside,
 }
@@ -126,11 +136,13 @@ pub fn plan(tasks: &[Entry], running: &BTreeMap<String, Running>, settled: &BTre
     let mut plan = Plan { stop: stops(tasks, running), start: Vec::new() };
     let mut busy: BTreeSet<&Object> = running.values().map(|running| &running.object).collect();
     let mut count = |lane: Lane| running.values().filter(|running| running.lane == lane).count();
-    let [mut short, mut long, mut aside] = [Lane::Short, Lane::Long, Lane::Aside].map(&mut count);
+    let [mut short, mut long, mut patient, mut aside] =
+        [Lane::Short, Lane::Long, Lane::Patient, Lane::Aside].map(&mut count);
     for task in waiting(tasks, running, settled) {
         let (count, most) = match task.lane() {
             Lane::Short => (&mut short, CONCURRENT_REMOVALS),
             Lane::Long => (&mut long, imports.max(1)),
+            Lane::Patient => (&mut patient, CONCURRENT_UPLOADS),
             Lane::Aside => (&mut aside, CONCURRENT_VERIFICATIONS),
         };
         // A task whose object is busy also blocks later ones for the same object, and nothing else.
@@ -187,6 +199,7 @@ mod tests {
             object: (object.to_owned(), 1),
             action,
             attempt,
+            upload: false,
             ended: false,
             cancelled: false,
         }

@@ -166,8 +166,12 @@ fn permit(place: &Workplace, reporter: &Reporter, halt: &Halt) -> TaskPermit {
 
 async fn run_import(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
     let permit = Arc::new(permit(place, reporter, halt));
-    let (job, closed) = import::prepare(place, spec, permit, halt.token()).await?;
-    let imported = reporting(reporter, async |progress| pipeline::import(&job, progress, halt.token()).await).await??;
+    let import::Prepared { job, closed, expected } = import::prepare(place, spec, permit, halt.token()).await?;
+    let imported = reporting(reporter, async |progress| pipeline::import(&job, progress, halt.token()).await).await?;
+    if let Some(expected) = expected {
+        expected.conclude(import::end(&imported));
+    }
+    let imported = imported?;
     Ok(Outcome::Imported(Box::new(import::result(imported, closed)), Vec::new()))
 }
 

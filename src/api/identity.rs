@@ -38,6 +38,11 @@ pub fn agent_lease_name(node: &str) -> String {
     format!("vitrine-agent-{node}")
 }
 
+/// Where the data of an Image is, within the cluster, if the operator is in namespace `operator`.
+pub fn data_url(operator: &str, namespace: &str, name: &str) -> String {
+    format!("https://{DATA_SERVICE}.{operator}.svc/v1/namespaces/{namespace}/images/{name}/data")
+}
+
 /// The name by which the agent on `node` proves itself to others. A node's name may be an address, or too long to be one of a server.
 pub fn agent_server_name(node: &str) -> String {
     let digits: String = blake3::hash(node.as_bytes()).to_hex().chars().take(32).collect();

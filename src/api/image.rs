@@ -242,6 +242,9 @@ pub struct ImageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub revisions: Vec<Revision>,
+    /// Where the bytes are to be sent that it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<UploadPoint>,
     /// The import under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -271,6 +274,15 @@ pub struct ImageStatus {
     /// Texts for `kubectl get`; never parse these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display: Option<Display>,
+}
+
+/// Where bytes are to be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadPoint {
+    /// Within the cluster; the path is the same by whatever name the data API is reached.
+    #[schemars(length(max = 1024))]
+    pub url: String,
 }
 
 /// One word for people.

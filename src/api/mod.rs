@@ -20,15 +20,16 @@ pub use content::Content;
 pub use crd::{FIELD_OWNER_PREFIX, crd_file_name, crd_yaml, crds};
 pub use image::{
     Attempt, Conversion, DeclaredFormat, Display, Image, ImagePhase, ImageSpec, ImageStatus, Output, Progress,
+    UploadPoint,
 };
 pub use node_cache::{AgentInfo, DataEndpoint, Held, Listing, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
 pub use revision::{Cleanup, FailureReport, Gap, Location, LocationPhase, Revision, RevisionPhase};
-pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls};
+pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls, UploadSource};
 pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, Orphans, StoreCapacity, VerifySchedule};
 pub use task::{
     Action, CopyOrder, DeleteOrder, HIGHEST_ATTEMPT, ImageIdentity, ImageTask, ImageTaskSpec, ImageTaskStatus,
     ImportOrder, ImportResult, StoreFailure, StoreFault, StoreRef, StoreTarget, TaskFailure, TaskHttp, TaskLocation,
-    TaskPhase, TaskSource, VerifyOrder,
+    TaskPhase, TaskSource, TaskUpload, VerifyOrder,
 };
 
 /// The API group of every kind here.

@@ -1,5 +1,4 @@
-//! Where an Image's bytes come from. The union has one member now; each later source is one more optional field and one more word in
-//! the rule that exactly one is set.
+//! Where an Image's bytes come from. Each later source is one more optional field and one more word in the rule that exactly one is set.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -11,11 +10,25 @@ pub const DIGEST_PATTERN: &str = "^(md5:[0-9a-fA-F]{32}|sha1:[0-9a-fA-F]{40}|sha
 /// Where the bytes come from: exactly one member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.http)].filter(x, x).size() == 1").message("name exactly one source: http"))]
+#[x_kube(validation = Rule::new("[has(self.http), has(self.upload)].filter(x, x).size() == 1")
+    .message("name exactly one source: http or upload"))]
 pub struct Source {
     /// Bytes behind an HTTP or HTTPS URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
+    /// Bytes that somebody sends to the data API, at `status.upload.url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<UploadSource>,
+}
+
+/// Bytes that somebody sends to the data API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadSource {
+    /// What the bytes as received must hash to, as `sha256:<hex>`; also md5, sha1, sha512 and blake3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DIGEST_PATTERN), length(max = 140))]
+    pub checksum: Option<String>,
 }
 
 /// Bytes behind a URL.

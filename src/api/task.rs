@@ -238,7 +238,15 @@ pub struct TaskSource {
     /// Bytes behind a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<TaskHttp>,
+    /// Bytes that somebody sends to the agents' data API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<TaskUpload>,
 }
+
+/// Bytes that somebody sends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskUpload {}
 
 /// Bytes behind a URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

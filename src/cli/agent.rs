@@ -69,6 +69,9 @@ pub struct Data {
     /// Requests of one namespace that are answered at once; more are refused
     #[arg(long = "data-requests", value_name = "NUMBER", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub requests: u16,
+    /// Seconds without a byte after which an upload that was begun is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub upload_idle_timeout: u64,
     /// MiB of one namespace that are read and not yet sent; more wait
     #[arg(long = "data-memory", value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u16).range(2..))]
     pub memory: u16,

@@ -20,6 +20,7 @@ use super::{
     Config, Shelf,
     answer::{Answer, Refusal},
     idle::Work,
+    images,
     memo::Memo,
     peer::{self, FORWARDED, Peers, Question},
     precondition::{self, Verdict},
@@ -41,7 +42,7 @@ pub struct Downloads {
     client: Client,
     shelf: Arc<dyn Shelf>,
     stores: Memo<String, Arc<ImageStore>>,
-    peers: Peers,
+    peers: Arc<Peers>,
     stop: CancellationToken,
 }
 
@@ -80,8 +81,13 @@ struct Copies {
 
 impl Downloads {
     /// On this node's `shelf`.
-    pub fn new(config: Config, client: Client, shelf: Arc<dyn Shelf>, stop: CancellationToken) -> Self {
-        let peers = Peers::new(&client, &config.node, &config.namespace, config.patience.saturating_mul(2));
+    pub fn new(
+        config: Config,
+        client: Client,
+        shelf: Arc<dyn Shelf>,
+        peers: Arc<Peers>,
+        stop: CancellationToken,
+    ) -> Self {
         Self { config, client, shelf, stores: Memo::new(BELIEF, MOST_STORES), peers, stop }
     }
 
@@ -105,20 +111,7 @@ impl Downloads {
 
     async fn image(&self, request: &Request<'_>) -> Answer<Image> {
         let Request { namespace, name, .. } = *request;
-        let none = || Refusal::not_found(format!("there is no Image {name} in namespace {namespace}"));
-        if !is_name(namespace) || !is_name(name) {
-            return Err(none());
-        }
-        let images: Api<Image> = Api::namespaced(self.client.clone(), namespace);
-        let found = tokio::time::timeout(self.config.patience, images.get_opt(name)).await;
-        let image = match found {
-            Ok(Ok(image)) => image.ok_or_else(none)?,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, namespace, name, "an Image cannot be read");
-                return Err(Refusal::unavailable("the Image cannot be read from the API server; try again later"));
-            }
-            Err(_) => return Err(Refusal::unavailable("the API server did not answer in time; try again later")),
-        };
+        let image = images::read(&self.client, self.config.patience, namespace, name).await?;
         if image.spec.deactivated {
             let message =
                 format!("Image {name} is deactivated: its data is served to nobody until spec.deactivated is false");
@@ -247,12 +240,6 @@ impl Copies {
     }
 }
 
-/// A name of Kubernetes' that may stand in a path of its API.
-fn is_name(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-    (1..=253).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('.') && !text.starts_with('-')
-}
-
 /// The answer for a copy that can be read.
 fn send(request: &Request<'_>, opened: Opened, copies: Copies, work: Work, place: Place) -> Response {
     let Representation { length, ref etag, .. } = opened.representation;
@@ -364,20 +351,5 @@ impl Sending {
             return Err(Error::new(Kind::Changed, format!("store {store}: the image ends at byte {at}, too early")));
         }
         Ok(bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_get_into_paths_of_the_api() {
-        for name in ["a", "debian-12.qcow2", &"a".repeat(253)] {
-            assert!(is_name(name), "{name}");
-        }
-        for name in ["", ".", "..", "../secrets", "a/b", "A", "a b", "a?b", "a%2fb", "-a", &"a".repeat(254)] {
-            assert!(!is_name(name), "{name}");
-        }
     }
 }

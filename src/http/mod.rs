@@ -1,8 +1,9 @@
 //! The data API: an agent's door for images' bytes, `/v1/namespaces/{namespace}/images/{name}/data`, over TLS, HTTP/1.1 and 2.
 //!
 //! ```text
-//! connection (TLS, time-outs) ─► access (who? may they?) ─► tenant (how much at once?) ─► download ◄─ shelf: this node's stores
-//!                                                                                   └──► peer: the agent of another node
+//! connection (TLS, time-outs) ─► access (who? may they?) ─► tenant (how much at once?) ─┬► download ◄─ shelf: this node's stores
+//!                                                                                    ├► upload ─► the import that waits for it
+//!                                                                                    └► peer: the agent of another node
 //! certificate: this agent's key, published in its NodeCache and signed by the operator
 //! ```
 //!
@@ -17,6 +18,8 @@ mod certificate;
 mod connection;
 mod download;
 mod idle;
+mod images;
+mod linger;
 mod memo;
 mod peer;
 mod precondition;
@@ -24,6 +27,7 @@ mod range;
 mod representation;
 mod serve;
 mod tenant;
+mod upload;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -71,4 +75,6 @@ pub struct Config {
     pub requests_per_tenant: usize,
     /// Bytes of one tenant that are read and not yet sent.
     pub bytes_per_tenant: usize,
+    /// The most bytes of an image.
+    pub max_size: u64,
 }

@@ -4,7 +4,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use axum::{body::Body, response::Response};
+use axum::{
+    body::{Body, BodyDataStream},
+    response::Response,
+};
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -27,7 +30,7 @@ const MOST: usize = 1024;
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// What the other agent is told of the request.
-const PASSED: [HeaderName; 7] = [
+const PASSED: [HeaderName; 12] = [
     header::AUTHORIZATION,
     header::RANGE,
     header::IF_RANGE,
@@ -35,6 +38,11 @@ const PASSED: [HeaderName; 7] = [
     header::IF_NONE_MATCH,
     header::ACCEPT,
     header::USER_AGENT,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("tus-resumable"),
+    HeaderName::from_static("upload-offset"),
+    HeaderName::from_static("upload-length"),
 ];
 /// What of its answer is about the connection to it, and not about what is sent.
 const DROPPED: [HeaderName; 5] =
@@ -77,6 +85,24 @@ impl Peers {
     /// # Errors
     /// Why it cannot be asked: it is not known, not there, or not who it ought to be.
     pub async fn ask(&self, node: &str, question: &Question<'_>) -> Result<reqwest::Response, String> {
+        self.request(node, question).await?.send().await.map_err(|error| error_chain(&error.without_url()))
+    }
+
+    /// The same of a request with a body.
+    ///
+    /// # Errors
+    /// As `ask`.
+    pub async fn send(
+        &self,
+        node: &str,
+        question: &Question<'_>,
+        body: BodyDataStream,
+    ) -> Result<reqwest::Response, String> {
+        let request = self.request(node, question).await?.body(reqwest::Body::wrap_stream(body));
+        request.send().await.map_err(|error| error_chain(&error.without_url()))
+    }
+
+    async fn request(&self, node: &str, question: &Question<'_>) -> Result<reqwest::RequestBuilder, String> {
         let (client, base) = self.client(node).await?;
         let url = base.join(question.path).map_err(|error| error.to_string())?;
         let mut headers = HeaderMap::new();
@@ -87,8 +113,7 @@ impl Peers {
         }
         let own = HeaderValue::from_str(&self.node).map_err(|error| error.to_string())?;
         headers.insert(FORWARDED, own);
-        let request = client.request(question.method.clone(), url).headers(headers);
-        request.send().await.map_err(|error| error_chain(&error.without_url()))
+        Ok(client.request(question.method.clone(), url).headers(headers))
     }
 
     async fn client(&self, node: &str) -> Result<(reqwest::Client, Url), String> {

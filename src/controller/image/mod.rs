@@ -64,6 +64,7 @@ async fn step(image: &Image, context: &Context, refused: Option<&str>) -> Result
             fleet,
             refused,
             retry: context.settings.retry,
+            namespace: &context.settings.namespace,
             now: Timestamp::now(),
             at: Instant::now(),
         };

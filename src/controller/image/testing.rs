@@ -11,7 +11,7 @@ pub const UID: &str = "0b5f5f8e-8f5c-4a57-9c3f-1d2d3c4b5a69";
 pub fn image() -> Image {
     let http = HttpSource { url: "https://images.example/debian.qcow2".into(), ..HttpSource::default() };
     let spec = ImageSpec {
-        source: Source { http: Some(http) },
+        source: Source { http: Some(http), upload: None },
         revision_history_limit: 1,
         require_all_stores: true,
         ..ImageSpec::default()

@@ -13,7 +13,7 @@ use vitrine_engine::model::{Compression, ContainerFormat, DiskFormat};
 
 use crate::{
     api::{
-        Backend, Conversion, DeclaredFormat, HttpSource, Image, ImageSpec, ImageStore, LocationPhase, Output, Source,
+        Backend, Conversion, DeclaredFormat, Image, ImageSpec, ImageStore, LocationPhase, Output, Source,
         condition::{reasons, types},
         identity,
     },
@@ -30,7 +30,7 @@ const MOST_STORES: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Where the bytes come from.
-    pub source: HttpSource,
+    pub source: Source,
     /// Headers and certificates for the source, as a task's Secret holds them, or what is missing: only who is about to import needs them.
     pub secret: Result<BTreeMap<String, Vec<u8>>, String>,
     /// The stores that shall keep it, at least one.
@@ -98,7 +98,10 @@ pub fn spec_hash(spec: &ImageSpec) -> String {
 /// What was asked for, what there is instead, and what to do.
 pub fn validate(image: &Image, stores: &[Arc<ImageStore>], references: References) -> Result<Wanted, String> {
     let spec = &image.spec;
-    let source = spec.source.http.clone().ok_or("spec.source names no source: set http")?;
+    let source = spec.source.clone();
+    if source.http.is_none() && source.upload.is_none() {
+        return Err("spec.source names no source: set http or upload".to_owned());
+    }
     let kept = image.status.iter().flat_map(|status| &status.locations);
     let held = kept
         .filter(|location| location.phase != LocationPhase::Missing)

@@ -6,6 +6,7 @@ mod address;
 mod checksums;
 mod file;
 mod http;
+mod upload;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use file::{FileSource, StdinSource};
 #[doc(hidden)]
 pub use http::judge_head;
 pub use http::{HttpConfig, HttpSource, Parallel, Patience, ProxySettings, display_url};
+pub use upload::{End, Expected, Inlet, Pen, Refused, UploadSource, Uploads};
 
 /// Bytes in order. Ends with `None` only after every byte of the source has come; anything less is an error.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;

@@ -258,7 +258,7 @@ impl Order {
         let filesystem = FilesystemBackend { path: folder.display().to_string(), shared };
         let http = TaskHttp { url: url.to_owned(), ..TaskHttp::default() };
         let import = ImportOrder {
-            source: TaskSource { http: Some(http) },
+            source: TaskSource { http: Some(http), upload: None },
             checksums: Vec::new(),
             checksum_url: None,
             disk_format: vitrine::api::DeclaredFormat::Auto,

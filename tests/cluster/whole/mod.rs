@@ -17,3 +17,4 @@ mod several;
 mod site;
 mod trouble;
 mod trust;
+mod uploads;

@@ -3,8 +3,9 @@
 use super::{Draft, desire::CORRUPT, place::from_its_source};
 use crate::{
     api::{
-        Display, ImagePhase, Location, LocationPhase, Progress, Revision, RevisionPhase,
+        Display, ImagePhase, Location, LocationPhase, Progress, Revision, RevisionPhase, UploadPoint,
         condition::{reasons, types},
+        identity,
     },
     kube::{
         condition::{Health, find},
@@ -20,6 +21,7 @@ impl Draft<'_> {
     pub(super) fn finish(&mut self, target: Option<i64>, deleting: bool) {
         let health = if deleting { self.deletion_health() } else { self.desire_health(target) };
         self.mirror_current(target);
+        self.status.upload = self.upload_point().filter(|_| !deleting);
         self.status.phase = Some(self.phase(&health));
         let generation = self.seen.image.metadata.generation.unwrap_or_default();
         let before = std::mem::take(&mut self.status.conditions);
@@ -68,6 +70,10 @@ impl Draft<'_> {
             Some(node) if !attempt.from.is_empty() => {
                 let (from, into) = (attempt.from.join(", "), attempt.stores.join(", "));
                 format!("revision {} is copied from {from} into {into} by node {node}{serving}", attempt.revision)
+            }
+            Some(node) if self.waits_for_upload() => {
+                let url = self.upload_point().map(|point| point.url).unwrap_or_default();
+                format!("revision {} waits for its bytes: send them to {url} (node {node}){serving}", attempt.revision)
             }
             Some(node) => {
                 let why = attempt.why.as_deref().map(from_its_source).unwrap_or_default();
@@ -130,7 +136,8 @@ impl Draft<'_> {
     fn phase(&self, health: &Health) -> ImagePhase {
         let busy = self
             .attempt_task()
-            .is_some_and(|task| task.status.as_ref().is_some_and(|status| status.started_at.is_some()));
+            .is_some_and(|task| task.status.as_ref().is_some_and(|status| status.started_at.is_some()))
+            && !self.waits_for_upload();
         match health {
             Health::Deleting(..) => ImagePhase::Deleting,
             _ if self.serving().is_some() && self.seen.image.spec.deactivated => ImagePhase::Deactivated,
@@ -139,6 +146,26 @@ impl Draft<'_> {
             _ if busy => ImagePhase::Importing,
             Health::Current(_) | Health::Progressing(_) | Health::Hindered(..) => ImagePhase::Queued,
         }
+    }
+
+    /// Whether the attempt under way is one at an upload of which nothing has come yet.
+    fn waits_for_upload(&self) -> bool {
+        let task = self.attempt_task();
+        let uploads =
+            task.and_then(|task| task.spec.import.as_ref()).is_some_and(|order| order.source.upload.is_some());
+        uploads && self.status.progress.as_ref().is_none_or(|progress| progress.bytes_done == 0)
+    }
+
+    /// Where bytes are to be sent, while there is an attempt that takes them.
+    fn upload_point(&self) -> Option<UploadPoint> {
+        let attempt =
+            self.status.attempt.as_ref().filter(|attempt| attempt.node.is_some() && attempt.from.is_empty())?;
+        self.seen.image.spec.source.upload.as_ref()?;
+        let metadata = &self.seen.image.metadata;
+        let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
+        let task = self.attempt_task().map(|task| task.spec.attempt);
+        task.filter(|number| *number == attempt.number)?;
+        Some(UploadPoint { url: identity::data_url(self.seen.namespace, namespace, name) })
     }
 
     /// Repeats the facts of the serving revision where people and programs look first.

@@ -60,6 +60,8 @@ pub struct Observed<'a> {
     pub refused: Option<&'a str>,
     /// What failing costs.
     pub retry: RetryPolicy,
+    /// The operator's namespace.
+    pub namespace: &'a str,
     /// The time of day, for what is written down.
     pub now: Timestamp,
     /// The time that runs evenly, for who is alive.

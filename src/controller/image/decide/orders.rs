@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::Observed;
 use crate::api::{
     Action, Cleanup, CopyOrder, DeleteOrder, HIGHEST_ATTEMPT, Image, ImageIdentity, ImageStore, ImageTask,
-    ImageTaskSpec, ImportOrder, StoreRef, StoreTarget, TaskHttp, TaskSource, VerifyOrder, identity,
+    ImageTaskSpec, ImportOrder, StoreRef, StoreTarget, TaskHttp, TaskSource, TaskUpload, VerifyOrder, identity,
 };
 use crate::controller::image::validate::{Wanted, WantedStore};
 
@@ -79,19 +79,22 @@ pub fn import_task(seen: &Observed<'_>, wanted: &Wanted, known: &[String], bring
     let image = seen.image;
     let uid = image.metadata.uid.clone().unwrap_or_default();
     let name = identity::task_name(&uid, revision, Action::Import, None, attempt);
-    let (http, secret) = (&wanted.source, wanted.secret.clone().unwrap_or_default());
-    let mut checksums: Vec<_> = http.checksum.iter().cloned().collect();
+    let (http, upload) = (wanted.source.http.as_ref(), wanted.source.upload.as_ref());
+    let secret = wanted.secret.clone().unwrap_or_default();
+    let declared = http.and_then(|http| http.checksum.clone()).or_else(|| upload?.checksum.clone());
+    let mut checksums: Vec<_> = declared.into_iter().collect();
     checksums.extend(known.iter().find(|digest| digest.starts_with("sha256:") && !checksums.contains(digest)).cloned());
     let order = ImportOrder {
         source: TaskSource {
-            http: Some(TaskHttp {
+            http: http.map(|http| TaskHttp {
                 url: http.url.clone(),
                 secret_ref: (!secret.is_empty()).then(|| name.clone()),
                 insecure_skip_verify: http.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify),
             }),
+            upload: upload.map(|_| TaskUpload {}),
         },
         checksums,
-        checksum_url: http.checksum_url.clone(),
+        checksum_url: http.and_then(|http| http.checksum_url.clone()),
         disk_format: image.spec.disk_format,
         container_format: image.spec.container_format,
         container_disk: image.spec.container_disk.clone(),

@@ -124,6 +124,7 @@ impl World {
             fleet: &self.fleet,
             refused: self.refused.as_deref(),
             retry: RetryPolicy { backoff, limit: 5 },
+            namespace: "vitrine-system",
             now: self.now,
             at: self.at,
         })
