@@ -105,6 +105,40 @@ async fn pods_are_what_the_strictest_namespaces_take() {
 }
 
 #[tokio::test]
+async fn only_the_port_of_the_data_api_is_open_and_it_can_be_closed() {
+    let plane = ControlPlane::start().await.unwrap();
+    helm(&plane, &["install", "vitrine", CHART, "-n", SPACE, "--create-namespace"]).await;
+    assert!(agent_args(&plane).await.contains(&"--data-address=[::]:8443".to_owned()));
+    let ports = get(&plane, &["service", "vitrine-data"]).await["spec"]["ports"].clone();
+    assert_eq!((&ports[0]["port"], &ports[0]["targetPort"]), (&json!(443), &json!("data")));
+    let open = async |part: &str| get(&plane, &["networkpolicy", part]).await["spec"]["ingress"].clone();
+    assert_eq!(open("vitrine-agent").await, json!([{ "ports": [{ "port": "data", "protocol": "TCP" }] }]));
+    assert_eq!(open("vitrine-operator").await, Value::Null);
+    let upgrade = ["upgrade", "vitrine", CHART, "-n", SPACE, "--set-json"];
+    let from = r#"networkPolicies={"dataFrom":[{"namespaceSelector":{"matchLabels":{"team":"vms"}}}]}"#;
+    helm(&plane, &[&upgrade[..], &[from]].concat()).await;
+    let from = open("vitrine-agent").await[0]["from"].clone();
+    assert_eq!(from[0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"], "vitrine-agent");
+    assert_eq!(from[1]["namespaceSelector"]["matchLabels"]["team"], "vms");
+    helm(&plane, &[&upgrade[..], &["data={\"enabled\":false}"]].concat()).await;
+    assert_eq!((made(&plane, "service").await, open("vitrine-agent").await), (0, Value::Null));
+    assert!(!agent_args(&plane).await.iter().any(|arg| arg.starts_with("--data-address")));
+    let anybody = "system:serviceaccount:default:anybody";
+    for (who, may, what) in [
+        ("vitrine-agent", "yes", &["create", "tokenreviews.authentication.k8s.io"][..]),
+        ("vitrine-agent", "no", &["list", "images.vitrine.dev"]),
+        ("vitrine-operator", "no", &["create", "tokenreviews.authentication.k8s.io"]),
+    ] {
+        let user = format!("system:serviceaccount:{SPACE}:{who}");
+        let ask: Vec<_> = ["auth", "can-i", "-n", SPACE, "--as", &user].iter().chain(what).copied().collect();
+        assert_eq!(plane.kubectl(&ask).await.unwrap().stdout.trim(), may, "{who}: {what:?}");
+    }
+    let ask = ["auth", "can-i", "-n", SPACE, "--as", anybody, "--as-group", "system:authenticated", "get"];
+    let bundle = plane.kubectl(&[&ask[..], &["configmap/vitrine-ca"]].concat()).await.unwrap();
+    assert_eq!(bundle.stdout.trim(), "yes", "{}", bundle.stderr);
+}
+
+#[tokio::test]
 async fn wrong_values_are_refused_and_named() {
     let plane = ControlPlane::start().await.unwrap();
     let linted = helm(&plane, &["lint", "--strict", CHART]).await;
@@ -114,6 +148,8 @@ async fn wrong_values_are_refused_and_named() {
         ("agents.maxConcurrent=0", "maxConcurrent"),
         ("agents.storePath=images", "storePath"),
         ("image.digest=sha256:abc", "digest"),
+        ("data.port=443", "port"),
+        ("data.service.type=ExternalName", "type"),
         ("operator.replicas=none", "replicas"),
         ("defaultStore.enabled=true", "defaultStore.spec is empty"),
     ] {

@@ -67,7 +67,12 @@ async fn rules_say_what_is_wrong_and_what_to_do() {
         (image(&json!({})), "spec.source: Required value"),
         (
             image(&json!({ "source": { "http": { "url": "https://h/x" }, "upload": {} } })),
-            ".spec.source.upload: field not declared in schema",
+            "name exactly one source: http or upload",
+        ),
+        (image(&json!({ "source": { "upload": { "checksum": "sha256:1" } } })), "spec.source.upload.checksum"),
+        (
+            image(&json!({ "source": { "http": { "url": "https://h/x" }, "glance": {} } })),
+            ".spec.source.glance: field not declared in schema",
         ),
         (image(&http(json!({ "url": "ftp://h/x" }))), "must begin with http:// or https://"),
         (image(&http(json!({ "url": "https://me:secret@h/x" }))), "must not hold a user name or password"),

@@ -108,6 +108,37 @@ async fn what_is_sent_whole_becomes_an_image() {
 }
 
 #[tokio::test]
+async fn curl_sends_and_fetches_and_goes_on() {
+    let site = Site::shared("curl").await;
+    let node = site.lab.node("n").await;
+    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
+    site.store("s", &node.store(), false, None).await;
+    waiting(&site, "disk", "s", json!({})).await;
+    let (door, disk) = (Door::of(&site, &node).await, raw(1, SIZE));
+    let token = site.token("t", "editor", &["vitrine-edit", "vitrine-view"]).await;
+    let dir = site.lab.plane.scope().dir();
+    let [bundle, sent, got] = ["curl.crt", "curl.raw", "curl.got"].map(|name| dir.join(name));
+    std::fs::write(&bundle, door.bundle().await).unwrap();
+    std::fs::write(&sent, &disk).unwrap();
+    let curl = async |more: &[&str]| {
+        let mut command = tokio::process::Command::new("curl");
+        command.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "120"]);
+        command.arg("--cacert").arg(&bundle).args(["--header", &format!("Authorization: Bearer {token}")]);
+        let output = command.args(more).arg(door.url("t", "disk")).output().await.unwrap();
+        assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    // It asks whether it may with `Expect: 100-continue`, and tries again while no node waits.
+    curl(&["--retry", "9", "--upload-file", sent.to_str().unwrap()]).await;
+    let image = site.active("t", "disk").await;
+    assert_eq!(sha256_of(&file(&image)), sha256(&disk));
+    for version in ["--http1.1", "--http2"] {
+        std::fs::write(&got, &disk[..SIZE / 2]).unwrap();
+        curl(&[version, "--continue-at", "-", "--output", got.to_str().unwrap()]).await;
+        assert_eq!(sha256_of(&got), sha256(&disk), "{version}");
+    }
+}
+
+#[tokio::test]
 async fn an_upload_that_is_cut_goes_on_where_it_was() {
     let site = Site::shared("steps").await;
     let (here, there) = (site.lab.node("here").await, site.lab.node("there").await);
