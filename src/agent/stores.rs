@@ -48,6 +48,7 @@ pub struct Place<'a> {
 }
 
 /// The node's stores, each opened once.
+#[must_use]
 pub struct Stores {
     roots: Vec<PathBuf>,
     /// The Secrets in Vitrine's namespace, for back ends that need some.

@@ -4,6 +4,7 @@
     clippy::duplicated_attributes,
     reason = "the lint takes the columns of `kubectl get` for one attribute said twice"
 )]
+#![allow(clippy::struct_excessive_bools, reason = "each is a field of spec that people set or leave out by itself")]
 
 use std::collections::BTreeMap;
 

@@ -96,15 +96,15 @@ impl Access {
     /// 403 if not, whether or not there is such an Image; 503 if Kubernetes cannot be asked.
     pub async fn check(&self, caller: &Caller, wish: Wish) -> Result<(), Refusal> {
         let question = (caller.token, wish);
-        let allowed = match self.verdicts.get(&question) {
-            Some(allowed) => allowed,
-            None => {
-                let review = review(&caller.user, &question.1);
-                let status = self.ask(Api::all(self.client.clone()), &review).await?.status;
-                let allowed = status.is_some_and(|status| status.allowed);
-                self.verdicts.put(question.clone(), allowed);
-                allowed
-            }
+        let known = self.verdicts.get(&question);
+        let allowed = if let Some(allowed) = known {
+            allowed
+        } else {
+            let review = review(&caller.user, &question.1);
+            let status = self.ask(Api::all(self.client.clone()), &review).await?.status;
+            let allowed = status.is_some_and(|status| status.allowed);
+            self.verdicts.put(question.clone(), allowed);
+            allowed
         };
         let Wish { namespace, name, subresource, verb } = question.1;
         if allowed {

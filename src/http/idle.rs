@@ -79,7 +79,7 @@ impl<S> Idle<S> {
     fn note<T>(&mut self, done: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         match done {
             Poll::Pending => self.check(context).map(Err),
-            done => {
+            done @ Poll::Ready(_) => {
                 self.rewind();
                 done
             }
@@ -104,14 +104,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Idle<S> {
         // Flushing a socket is no sign of life from the other side.
         match Pin::new(&mut self.inner).poll_flush(cx) {
             Poll::Pending => self.check(cx).map(Err),
-            done => done,
+            done @ Poll::Ready(_) => done,
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.inner).poll_shutdown(cx) {
             Poll::Pending => self.check(cx).map(Err),
-            done => done,
+            done @ Poll::Ready(_) => done,
         }
     }
 

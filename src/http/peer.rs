@@ -28,6 +28,8 @@ const BELIEF: Duration = Duration::from_secs(5);
 const MOST: usize = 1024;
 /// How long connecting may take: another agent is near.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How often it is seen whether a silent agent's machine is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What the other agent is told of the request.
 const PASSED: [HeaderName; 12] = [
@@ -55,7 +57,16 @@ pub struct Peers {
     bundles: Api<ConfigMap>,
     /// How long another agent may be silent.
     patience: Duration,
-    clients: Memo<String, (reqwest::Client, Url)>,
+    clients: Memo<(String, Use), (reqwest::Client, Url)>,
+}
+
+/// What another agent is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Use {
+    /// To answer: then it must not be silent for long.
+    Answers,
+    /// To take a body, however long that comes, and then to say how an import ended. It ends a connection that is silent itself.
+    Takes,
 }
 
 /// A request to be passed on.
@@ -85,7 +96,11 @@ impl Peers {
     /// # Errors
     /// Why it cannot be asked: it is not known, not there, or not who it ought to be.
     pub async fn ask(&self, node: &str, question: &Question<'_>) -> Result<reqwest::Response, String> {
-        self.request(node, question).await?.send().await.map_err(|error| error_chain(&error.without_url()))
+        self.request(node, question, Use::Answers)
+            .await?
+            .send()
+            .await
+            .map_err(|error| error_chain(&error.without_url()))
     }
 
     /// The same of a request with a body.
@@ -98,12 +113,12 @@ impl Peers {
         question: &Question<'_>,
         body: BodyDataStream,
     ) -> Result<reqwest::Response, String> {
-        let request = self.request(node, question).await?.body(reqwest::Body::wrap_stream(body));
+        let request = self.request(node, question, Use::Takes).await?.body(reqwest::Body::wrap_stream(body));
         request.send().await.map_err(|error| error_chain(&error.without_url()))
     }
 
-    async fn request(&self, node: &str, question: &Question<'_>) -> Result<reqwest::RequestBuilder, String> {
-        let (client, base) = self.client(node).await?;
+    async fn request(&self, node: &str, question: &Question<'_>, for_: Use) -> Result<reqwest::RequestBuilder, String> {
+        let (client, base) = self.client(node, for_).await?;
         let url = base.join(question.path).map_err(|error| error.to_string())?;
         let mut headers = HeaderMap::new();
         for name in PASSED {
@@ -116,8 +131,9 @@ impl Peers {
         Ok(client.request(question.method.clone(), url).headers(headers))
     }
 
-    async fn client(&self, node: &str) -> Result<(reqwest::Client, Url), String> {
-        if let Some(known) = self.clients.get(&node.to_owned()) {
+    async fn client(&self, node: &str, for_: Use) -> Result<(reqwest::Client, Url), String> {
+        let key = (node.to_owned(), for_);
+        if let Some(known) = self.clients.get(&key) {
             return Ok(known);
         }
         let cache = self.caches.get_opt(node).await.map_err(|error| error.to_string())?;
@@ -125,7 +141,7 @@ impl Peers {
         let address = data.ok_or("it has no agent that serves data")?.address;
         let address: SocketAddr = address.parse().map_err(|_| format!("its address {address} is none"))?;
         let name = agent_server_name(node);
-        let client = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .tls_certs_only(self.signers().await?)
             .resolve(&name, address)
             .https_only(true)
@@ -134,12 +150,15 @@ impl Peers {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
-            .connect_timeout(CONNECT)
-            .read_timeout(self.patience)
-            .build()
-            .map_err(|error| error_chain(&error))?;
+            .tcp_keepalive(KEEP_ALIVE)
+            .connect_timeout(CONNECT);
+        let builder = match for_ {
+            Use::Answers => builder.read_timeout(self.patience),
+            Use::Takes => builder,
+        };
+        let client = builder.build().map_err(|error| error_chain(&error))?;
         let url = format!("https://{name}:{}/", address.port()).parse::<Url>().map_err(|error| error.to_string())?;
-        self.clients.put(node.to_owned(), (client.clone(), url.clone()));
+        self.clients.put(key, (client.clone(), url.clone()));
         Ok((client, url))
     }
 

@@ -182,6 +182,8 @@ impl Intake {
         let (head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or(head.uri.path(), |path| path.as_str());
         let question = Question { method: &head.method, path, headers: &head.headers };
+        // The other agent ends the connection when nothing comes, so this one need not.
+        let _at_work = work.begin();
         match self.peers.send(node, &question, body.into_data_stream()).await {
             Ok(answer) => Ok(peer::pass_on(answer, work.clone(), place)),
             Err(error) => Err(Refusal::unavailable(format!(

@@ -10,12 +10,13 @@ use futures::StreamExt as _;
 use reqwest::{Method, Response, Version};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use vitrine::api::{Image, ImagePhase};
 use vitrine_harness::Route;
 
 use super::{
     door::{ADDRESS, Door, refusal},
     several::make,
-    site::{Site, file},
+    site::{Site, file, phase},
 };
 use crate::node::{
     disks::{raw, sha256},
@@ -116,11 +117,13 @@ async fn who_may_not_learns_nothing_and_who_may_is_told_why_not() {
     let (code, reason, message) = door.refused("absent", &viewer).await;
     assert_eq!((code, reason.as_str()), (409, "Conflict"));
     assert!(message.contains("no data yet"), "{message}");
-    let posted = door.ask(Method::DELETE, "disk", &viewer, &[]).await;
+    let posted = door.ask(Method::from_bytes(b"LOCK").unwrap(), "disk", &viewer, &[]).await;
     assert_eq!((header(&posted, "allow").contains("GET"), refusal(posted).await.0), (true, 405));
     site.patch("disk", json!({ "spec": { "deactivated": true } })).await;
     let (code, _, message) = door.refused("disk", &viewer).await;
     assert!(code == 403 && message.contains("spec.deactivated"), "{code} {message}");
+    let deactivated = |image: &Image| phase(image) == Some(ImagePhase::Deactivated);
+    site.wait_for("t", "disk", "is Deactivated", deactivated).await;
     site.patch("disk", json!({ "spec": { "deactivated": false } })).await;
     assert_eq!(door.get("disk", &viewer, &[]).await.status(), 200);
     let delete = ["delete", "serviceaccount", "viewer", "--namespace", &site.tenant("t")];

@@ -143,11 +143,13 @@ async fn an_upload_that_is_cut_goes_on_where_it_was() {
     let site = Site::shared("steps").await;
     let (here, there) = (site.lab.node("here").await, site.lab.node("there").await);
     let _operator = site.operator(&[]);
-    let (_here, _there) = (site.lab.start(&here, &ADDRESS), site.lab.start(&there, &ADDRESS));
+    // A pause in what is passed on is longer than an agent waits for another's answer.
+    let _here = site.lab.start(&here, &[&ADDRESS[..], &["--store-stall-timeout", "4"]].concat());
+    let _there = site.lab.start(&there, &ADDRESS);
     site.store("s", &there.store(), false, Some(&there)).await;
     let (disk, token) = (raw(1, SIZE), site.token("t", "editor", &["vitrine-edit"]).await);
     // By way of an agent that has nothing to do with it, and of the one that has.
-    for (name, node) in [("direct", &there), ("passed", &here)] {
+    for (name, node, pause) in [("direct", &there, 0), ("passed", &here, 10)] {
         waiting(&site, name, "s", json!({ "checksum": sha256(&disk) })).await;
         let door = Door::of(&site, node).await;
         let can = door.ask(Method::OPTIONS, name, "", &[]).await;
@@ -158,10 +160,14 @@ async fn an_upload_that_is_cut_goes_on_where_it_was() {
         assert!(door.url("t", name).ends_with(made.headers()["location"].to_str().unwrap()));
         assert_eq!(offset(&door, name, &token).await, 0);
         let client = door.client(Version::HTTP_11).await;
-        let cut = stream::iter([Ok(disk[..SIZE / 3].to_vec())]).chain(stream::once(async {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            Err(std::io::Error::other("cut"))
-        }));
+        let paused = disk[SIZE / 4..SIZE / 3].to_vec();
+        let late = async move |delay, what| {
+            tokio::time::sleep(delay).await;
+            what
+        };
+        let cut = stream::iter([Ok(disk[..SIZE / 4].to_vec())])
+            .chain(stream::once(late(Duration::from_secs(pause), Ok(paused))))
+            .chain(stream::once(late(Duration::from_millis(500), Err(std::io::Error::other("cut")))));
         let patch = client.patch(door.url("t", name)).bearer_auth(&token).header(TUS.0, TUS.1).header(PIECE.0, PIECE.1);
         patch.header("upload-offset", "0").body(Body::wrap_stream(cut)).send().await.unwrap_err();
         // What was on its way arrives, and then the agent sees that no more comes.
