@@ -11,6 +11,7 @@ PACKAGES=(
   qemu-utils qemu-system-x86 # conversion; the machine that boots the test disks
   mmdebstrap extlinux busybox-static kmod cpio # the Debian test disk
   fdisk util-linux e2fsprogs # partitions, file systems, namespaces
+  curl # the data API is tested with it
   gzip bzip2 xz-utils zstd # compressed images
   python3 # run.py, bench.py, the maker of hostile files: json, bz2 and lzma are not in python3-minimal
 )

@@ -5,6 +5,7 @@ mod copies;
 mod lost;
 mod orders;
 mod trouble;
+mod uploads;
 mod verify;
 mod world;
 
