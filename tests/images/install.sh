@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests of images need: Debian packages (as root, only those that are missing), and
+# Installs what tests of images and of nodes need: Debian packages (as root, only those that are missing), and
 # the newest qemu-img that Debian has for this release (its backports), unpacked into the cache and
 # not installed. That one is the oracle the tests compare with.
 # Usage: install.sh        Afterwards $CACHE/bin has qemu-img, qemu-io and qemu-nbd.
@@ -13,6 +13,7 @@ PACKAGES=(
   fdisk util-linux e2fsprogs # partitions, file systems, namespaces
   curl # the data API is tested with it
   gzip bzip2 xz-utils zstd # compressed images
+  runc nftables iproute2 procps # nodes of Kubernetes: containers, services, cables
   python3 # run.py, bench.py, the maker of hostile files: json, bz2 and lzma are not in python3-minimal
 )
 ORACLES=(qemu-img qemu-io qemu-nbd)

@@ -1,6 +1,7 @@
 //! Starts the real servers that Vitrine's tests, demo and benchmarks run against, and ends them without a trace.
 //!
-//! * [`cluster::ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, several at once;
+//! * [`cluster::ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, several at once; and
+//!   [`cluster::Cluster`]: one with real nodes (kubelet, containerd, kube-proxy), in a network of its own;
 //! * [`ceph::CephCluster`]: a monitor, an OSD and where needed a manager on loopback, several at once; and [`ceph::Gateway`]: an S3
 //!   server on one;
 //! * [`http::FaultServer`] and [`http::ForwardProxy`]: an HTTP server that misbehaves on demand, and a proxy that counts;
@@ -14,6 +15,8 @@ pub mod ceph;
 pub mod cluster;
 pub mod error;
 pub mod http;
+pub mod network;
+mod pause;
 pub mod pki;
 pub mod port;
 pub mod process;
@@ -22,7 +25,7 @@ pub mod scope;
 pub mod tools;
 
 pub use ceph::{CephCluster, CephOptions, Gateway};
-pub use cluster::ControlPlane;
+pub use cluster::{Cluster, ControlPlane, Node};
 pub use error::{Error, Result};
 pub use http::{Content, Fault, FaultServer, ForwardProxy, Route};
 pub use process::Process;

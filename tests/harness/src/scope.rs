@@ -5,6 +5,8 @@
 //! removes the folder. The mark also finds processes that were being started at that very moment, and the children of children,
 //! which a list of pids would miss. Should the keeper be killed too, the next scope of the same user sweeps up what it left.
 //!
+//! A scope may have a network of its own, which is gone with its processes, and control groups named like its folder.
+//!
 //! Knows nothing of what runs in the scope.
 
 use std::fs::{self, File};
@@ -15,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::error::{Context, Result};
+use crate::network::{self, Network};
 use crate::process::Process;
 
 /// Every scope's folder begins with this, in the system's folder for temporary files.
@@ -26,7 +29,7 @@ const OWNER: &str = "owner";
 /// A younger folder may be one whose owner has not taken its lock yet.
 const SWEEP_AGE: Duration = Duration::from_secs(10);
 
-/// `$1` is the mark (`NAME=value`), `$2` the folder. Two searches in a row must find nothing, because a process that was being
+/// `$1` is the mark (`NAME=value`), `$2` the folder, whose name control groups may have, too. Two searches in a row must find nothing, because a process that was being
 /// started shows its environment only after exec. 600 rounds are at least 30 s: a process stuck in the kernel cannot be waited for.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
@@ -39,6 +42,13 @@ while [ $calm -lt 2 ] && [ $round -lt 600 ]; do
     for file in $found; do pid=${file#/proc/}; kill -9 "${pid%/environ}" 2>/dev/null; done
     [ $calm -ge 2 ] || sleep 0.05
 done
+for groups in /sys/fs/cgroup/"${2##*/}" /sys/fs/cgroup/*/"${2##*/}"; do
+    # A group is empty some moments after its last process has ended.
+    for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        [ -d "$groups" ] || break
+        find "$groups" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.1
+    done
+done
 rm -rf -- "$2"
 "#;
 
@@ -48,6 +58,7 @@ pub struct Scope {
     dir: PathBuf,
     mark: String,
     keeper: Child,
+    network: Option<(Network, Process)>,
     _owner: File,
 }
 
@@ -68,7 +79,28 @@ impl Scope {
         owner.lock().context(|| format!("lock {}/{OWNER}", dir.display()))?;
         let mark = mark_of(&dir);
         let keeper = start_keeper(&dir, Stdio::piped())?;
-        Ok(Self { dir, mark, keeper, _owner: owner })
+        Ok(Self { dir, mark, keeper, network: None, _owner: owner })
+    }
+
+    /// Opens a scope with a network of its own, in which all of its commands run: what they listen on is not seen outside, and they
+    /// reach nothing outside. Needs root.
+    ///
+    /// # Errors
+    /// As [`Scope::open`], or when the network cannot be made.
+    pub async fn open_apart(purpose: &str) -> Result<Self> {
+        let mut scope = Self::open(purpose)?;
+        scope.network = Some(network::open(&scope).await?);
+        Ok(scope)
+    }
+
+    /// The network of the scope's own, if it has one.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref().map(|(network, _)| network)
+    }
+
+    /// What tells this scope's processes and control groups from all others.
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// The scope's folder. Its path holds for as long as the scope lives.
@@ -78,7 +110,7 @@ impl Scope {
 
     /// A command whose process will end with the scope, whoever starts it. Its input is empty, and it works in the scope's folder.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
+        let mut command = self.network().map_or_else(|| Command::new(&program), |network| network.command(&program));
         command.env(MARK, &self.mark).current_dir(&self.dir).stdin(Stdio::null());
         command
     }

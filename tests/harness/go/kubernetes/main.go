@@ -1,10 +1,11 @@
 // One binary for the Kubernetes programs that the harness runs.
 //
 // It acts as the program whose name it is called by, so the harness lays a symbolic link for each name beside it. One link step
-// instead of three, and one copy of the shared code on disk. Another program is one more line in programs, and its import.
+// instead of six, and one copy of the shared code on disk. Another program is one more line in programs, and its import.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,11 +16,17 @@ import (
 	"k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 var programs = map[string]func() int{
 	"kube-apiserver":          server(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": server(controllers.NewControllerManagerCommand),
+	"kube-proxy":              server(proxy.NewProxyCommand),
+	"kube-scheduler":          server(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
+	"kubelet":                 server(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
 	"kubectl":                 kubectl,
 }
 

@@ -7,14 +7,17 @@ use std::process::{ExitCode, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
-use vitrine_harness::{CephCluster, CephOptions, ControlPlane, Error, FaultServer, Result, Scope, Tool, tools};
+use vitrine_harness::{
+    CephCluster, CephOptions, Cluster, ControlPlane, Error, FaultServer, Result, Scope, Tool, tools,
+};
 
 const USAGE: &str = "usage:
   vitrine-lab tools [NAME...]         build the Kubernetes programs (all, or those named) unless they are in the cache; print their paths
   vitrine-lab up                      run a control plane until Ctrl-C or SIGTERM; print the line that points KUBECONFIG at it
-  vitrine-lab run [--kubeconfig FILE] COMMAND [ARG...]
+  vitrine-lab run [--kubeconfig FILE | --nodes N] COMMAND [ARG...]
                                       run a command with a control plane of its own, or with the cluster of FILE: KUBECONFIG is set,
-                                      kubectl is in PATH, TMPDIR is removed and all it started is ended with it, however it ends
+                                      kubectl is in PATH, TMPDIR is removed and all it started is ended with it, however it ends;
+                                      with N real nodes, it runs in the network of their cluster (as root)
   vitrine-lab ceph POOL               run a Ceph cluster with that pool, its data on disk, until Ctrl-C or SIGTERM; print the path of its
                                       ceph.conf, beside which is the administrator's keyring
   vitrine-lab serve DIR [--port N]    serve a folder over HTTP, with ranges and ETags, until Ctrl-C or SIGTERM; print the URL";
@@ -27,6 +30,7 @@ async fn main() -> ExitCode {
         ["tools", names @ ..] => print_tools(names),
         ["up"] => run_control_plane().await,
         ["run", "--kubeconfig", kubeconfig, command, args @ ..] => run_with_cluster_of(kubeconfig, command, args).await,
+        ["run", "--nodes", count, command, args @ ..] => run_with_nodes(count, command, args).await,
         ["run", command, args @ ..] if !command.starts_with('-') => run_with_own_cluster(command, args).await,
         ["ceph", pool] => run_ceph(pool).await,
         ["serve", folder] => serve(folder, "0").await,
@@ -79,6 +83,17 @@ async fn run_ceph(pool: &str) -> Result<ExitCode> {
 async fn run_with_own_cluster(command: &str, args: &[&str]) -> Result<ExitCode> {
     let plane = start().await?;
     run_command(plane.scope(), &plane.kubeconfig(), command, args).await
+}
+
+async fn run_with_nodes(count: &str, command: &str, args: &[&str]) -> Result<ExitCode> {
+    let count: usize = count.parse().map_err(|error| Error::new(format!("--nodes {count}: {error}")))?;
+    let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let started = std::time::Instant::now();
+    let cluster = Cluster::start(&names).await?;
+    let logs = cluster.plane().logs().display();
+    eprintln!("{count} nodes are ready after {:.1} s, logs in {logs}", started.elapsed().as_secs_f32());
+    run_command(cluster.plane().scope(), &cluster.plane().kubeconfig(), command, args).await
 }
 
 async fn run_with_cluster_of(kubeconfig: &str, command: &str, args: &[&str]) -> Result<ExitCode> {

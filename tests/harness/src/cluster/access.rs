@@ -11,9 +11,9 @@ use rustls::ClientConfig;
 use crate::error::{Context, Result};
 use crate::pki::{Authority, Identity, signing_key};
 
-/// What the API server is reached by. 10.96.0.1 is its service's address, for whoever brings nodes.
-const SERVER_NAMES: [&str; 6] =
-    ["127.0.0.1", "localhost", "10.96.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+/// What the API server is reached by. 10.96.0.1 is its service's address, 10.77.0.1 that of the gateway of a network of its own.
+const SERVER_NAMES: [&str; 7] =
+    ["127.0.0.1", "localhost", "10.77.0.1", "10.96.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
 
 pub struct Access {
     dir: PathBuf,
@@ -29,7 +29,8 @@ pub enum Proof<'a> {
 }
 
 impl Access {
-    /// Makes the keys and writes the files that the servers read (`ca.crt`, `apiserver.{crt,key}`, `accounts.{key,pub}`) to `dir`.
+    /// Makes the keys and writes the files that the servers read (`ca.crt`, `apiserver.{crt,key}`, `admin.{crt,key}`,
+    /// `accounts.{key,pub}`) to `dir`.
     pub fn create(dir: &Path) -> Result<Self> {
         let authority = Authority::new("vitrine-lab")?;
         let admin = authority.client("admin", Some("system:masters"))?;
@@ -41,6 +42,8 @@ impl Access {
         access.write("ca.crt", &access.authority.pem())?;
         access.write("apiserver.crt", &server.certificate)?;
         access.write("apiserver.key", &server.key)?;
+        access.write("admin.crt", &access.admin.certificate)?;
+        access.write("admin.key", &access.admin.key)?;
         access.write("accounts.key", &private)?;
         access.write("accounts.pub", &public)?;
         Ok(access)

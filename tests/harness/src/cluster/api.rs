@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::error::{Context, Error, Result};
+use crate::network::Network;
 
 /// A starting server may accept and not answer; then the next attempt shall have its turn.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -18,11 +19,13 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Api {
     port: u16,
     tls: Arc<ClientConfig>,
+    network: Option<Network>,
 }
 
 impl Api {
-    pub fn new(port: u16, tls: Arc<ClientConfig>) -> Self {
-        Self { port, tls }
+    /// The API server at `port` of this machine's loopback, or of that of `network`.
+    pub fn new(port: u16, tls: Arc<ClientConfig>, network: Option<Network>) -> Self {
+        Self { port, tls, network }
     }
 
     pub fn url(&self) -> String {
@@ -36,8 +39,17 @@ impl Api {
             .context(|| format!("no answer from {}{path}", self.url()))?
     }
 
+    async fn connect(&self) -> Result<TcpStream> {
+        let address = (Ipv4Addr::LOCALHOST, self.port);
+        let Some(network) = &self.network else { return TcpStream::connect(address).await.context(|| "connect") };
+        // Refused or accepted at once: it is loopback.
+        let stream = network.within(|| std::net::TcpStream::connect(address))?.context(|| "connect")?;
+        stream.set_nonblocking(true).context(|| "connect")?;
+        TcpStream::from_std(stream).context(|| "connect")
+    }
+
     async fn ask(&self, path: &str) -> Result<(u16, String)> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.context(|| "connect")?;
+        let stream = self.connect().await?;
         let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
         let mut stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.context(|| "TLS")?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");

@@ -132,7 +132,7 @@ impl ControlPlane {
     }
 }
 
-async fn run_to_end(command: Command, input: &str) -> std::io::Result<Output> {
+pub(super) async fn run_to_end(command: Command, input: &str) -> std::io::Result<Output> {
     let mut command = tokio::process::Command::from(command);
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.kill_on_drop(true).spawn()?;

@@ -1,12 +1,15 @@
 //! A real Kubernetes control plane on loopback: etcd, kube-apiserver and kube-controller-manager, with TLS, RBAC and service accounts.
 //!
 //! No nodes, no scheduler: pods stay pending, and [`ControlPlane::create_node`] makes Node objects that nothing stands behind. Several
-//! can run at once. Everything that a control plane starts or writes is in one [`Scope`], and gone with it.
+//! can run at once. Everything that a control plane starts or writes is in one [`Scope`], and gone with it. [`Cluster`] is one with
+//! real nodes.
 
 mod access;
 mod api;
 mod kubectl;
+mod node;
 mod programs;
+mod real;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +18,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 pub use kubectl::Output;
+pub use node::Node;
+pub use real::Cluster;
 
 use crate::error::{Context, Error, Result};
 use crate::port::PortLease;
@@ -57,7 +62,10 @@ impl ControlPlane {
         let tools = tokio::task::spawn_blocking(|| tools::ensure(&Tool::CONTROL_PLANE))
             .await
             .context(|| "build the tools")??;
-        let scope = Scope::open("cluster")?;
+        Self::start_in(Scope::open("cluster")?, tools).await
+    }
+
+    async fn start_in(scope: Scope, tools: ToolPaths) -> Result<Self> {
         let access = Access::create(scope.dir())?;
         let etcd = programs::start_etcd(&scope, tools.path(Tool::Etcd)?).await?;
         let (apiserver, port, api) = start_apiserver_somewhere(&scope, &tools, &access).await?;
@@ -183,7 +191,7 @@ async fn start_apiserver_somewhere(
     for _ in 0..PORT_ATTEMPTS {
         let port = PortLease::reserve()?;
         let apiserver = programs::start_apiserver(scope, tools.path(Tool::KubeApiserver)?, port.port())?;
-        let api = Api::new(port.port(), access.admin_tls()?);
+        let api = Api::new(port.port(), access.admin_tls()?, scope.network().cloned());
         match wait_until_ready(&apiserver, &api).await {
             Ok(()) => return Ok((apiserver, port, api)),
             Err(error) if apiserver.log().contains("address already in use") => last = error,

@@ -11,7 +11,7 @@ mod route;
 mod send;
 mod serve;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,13 +24,14 @@ pub use request::Request;
 pub use route::{Content, Fault, Route};
 
 use crate::error::{Context, Result};
+use crate::network::{GATEWAY, Network};
 use crate::pki::Authority;
 use serve::State;
 
 /// Enough to feed a reader that uses both cores, and the sending is mostly the kernel's work.
 const THREADS: usize = 2;
 
-/// A running server on 127.0.0.1. Dropping it cuts its connections.
+/// A running server, on 127.0.0.1 unless it was started elsewhere. Dropping it cuts its connections.
 #[derive(Debug)]
 pub struct FaultServer {
     address: SocketAddr,
@@ -66,10 +67,24 @@ impl FaultServer {
         Self::launch(port, None, State::for_folder(folder))
     }
 
+    /// Starts a server with no paths in a scope's own network, at its gateway.
+    ///
+    /// # Errors
+    /// When the network is gone.
+    pub fn start_in(network: &Network) -> Result<Self> {
+        let listener =
+            network.within(|| TcpListener::bind((GATEWAY, 0)))?.context(|| format!("listen on {GATEWAY}"))?;
+        Self::launch_on(listener, None, State::default())
+    }
+
     fn launch(port: u16, tls: Option<TlsAcceptor>, state: State) -> Result<Self> {
+        Self::launch_on(serve::bind(port)?, tls, state)
+    }
+
+    fn launch_on(listener: TcpListener, tls: Option<TlsAcceptor>, state: State) -> Result<Self> {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let state = Arc::new(state);
-        let (runtime, address) = serve::listen(port, {
+        let (runtime, address) = serve::listen(listener, {
             let state = Arc::clone(&state);
             move |stream| serve::connection(Arc::clone(&state), tls.clone(), stream)
         })?;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use super::request::{self, Request};
-use super::serve::{held, listen};
+use super::serve::{bind, held, listen};
 use crate::error::Result;
 
 /// A running proxy on 127.0.0.1. Dropping it cuts its connections.
@@ -26,7 +26,7 @@ impl ForwardProxy {
     /// When no port can be had.
     pub fn start() -> Result<Self> {
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let (runtime, address) = listen(0, {
+        let (runtime, address) = listen(bind(0)?, {
             let requests = Arc::clone(&requests);
             move |stream| relay(Arc::clone(&requests), stream)
         })?;

@@ -71,15 +71,19 @@ impl State {
     }
 }
 
-/// Starts a runtime that hands every connection on `port` (0: any free one) to `serve`.
+/// Takes a port of this machine, 0 being any free one.
+pub fn bind(port: u16) -> Result<TcpListener> {
+    TcpListener::bind(super::loopback(port)).context(|| format!("listen on 127.0.0.1:{port}"))
+}
+
+/// Starts a runtime that hands every connection to `serve`.
 pub fn listen<F: Future<Output = ()> + Send + 'static>(
-    port: u16,
+    listener: TcpListener,
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> Result<(Runtime, SocketAddr)> {
     let runtime =
         Builder::new_multi_thread().worker_threads(super::THREADS).enable_all().thread_name("lab-http").build();
     let runtime = runtime.context(|| "start threads")?;
-    let listener = TcpListener::bind(super::loopback(port)).context(|| format!("listen on 127.0.0.1:{port}"))?;
     let address = listener.local_addr().context(|| "listen")?;
     listener.set_nonblocking(true).context(|| "listen")?;
     let listener = {

@@ -105,19 +105,22 @@ fn build(family: &Family, tools: &Path, home: &Path) -> Result<()> {
     }
     let total = packages(family, &source, &mut progress)?;
     progress.total(total);
-    compile(family, &source, &bin.join(family.binary), &mut progress)?;
+    for (package, file) in family.programs {
+        compile(family, package, &source, &bin.join(file), &mut progress)?;
+    }
     for link in family.links {
-        symlink(family.binary, bin.join(link)).context(|| format!("link {link}"))?;
+        let file = family.programs.first().map_or("", |(_, file)| file);
+        symlink(file, bin.join(link)).context(|| format!("link {link}"))?;
     }
     fs::rename(&whole, home).context(|| format!("rename to {}", home.display()))?;
     progress.done();
     Ok(())
 }
 
-/// How many packages the program consists of. Asking this also downloads the modules.
+/// How many packages the programs consist of. Asking this also downloads the modules.
 fn packages(family: &Family, source: &Path, progress: &mut Progress) -> Result<usize> {
     let mut list = go(source);
-    list.args(["list", "-deps", family.package]);
+    list.args(["list", "-deps"]).args(family.programs.iter().map(|(package, _)| package));
     let mut child = list.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(no_go)?;
     // Read beside the messages, or a full pipe would stop both.
     let packages = child.stdout.take().map(|mut stdout| {
@@ -136,10 +139,10 @@ fn packages(family: &Family, source: &Path, progress: &mut Progress) -> Result<u
     counted.ok_or_else(|| Error::new("the list of packages cannot be read"))
 }
 
-fn compile(family: &Family, source: &Path, binary: &Path, progress: &mut Progress) -> Result<()> {
+fn compile(family: &Family, package: &str, source: &Path, binary: &Path, progress: &mut Progress) -> Result<()> {
     let mut build = go(source);
     // -v names each package on standard error as its compilation begins.
-    build.args(["build", "-v", "-ldflags", &family.linker_flags(), "-o"]).arg(binary).arg(family.package);
+    build.args(["build", "-v", "-ldflags", &family.linker_flags(), "-o"]).arg(binary).arg(package);
     let child = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(no_go)?;
     follow(child, family, |line| {
         if !line.is_empty() && !line.contains(' ') {
@@ -197,8 +200,7 @@ mod tests {
         Family {
             name: "tiny",
             files,
-            package: "vitrine.test/tiny",
-            binary: "tiny",
+            programs: &[("vitrine.test/tiny", "tiny")],
             links: &["other"],
             module: "none",
             version_package: None,

@@ -10,11 +10,9 @@ pub struct Family {
     pub name: &'static str,
     /// The module's files, by name.
     pub files: &'static [(&'static str, &'static str)],
-    /// The package to build.
-    pub package: &'static str,
-    /// The file that the build makes.
-    pub binary: &'static str,
-    /// Further names of that file: it acts as the program it is called as.
+    /// The packages to build, each with the name of the file that it becomes.
+    pub programs: &'static [(&'static str, &'static str)],
+    /// Further names of the first of these files: it acts as the program it is called as.
     pub links: &'static [&'static str],
     /// The module whose version is the family's.
     pub module: &'static str,
@@ -29,9 +27,8 @@ pub static KUBERNETES: Family = Family {
         ("go.sum", include_str!("../../go/kubernetes/go.sum")),
         ("main.go", include_str!("../../go/kubernetes/main.go")),
     ],
-    package: "vitrine.test/kubernetes",
-    binary: "kubernetes",
-    links: &["kube-apiserver", "kube-controller-manager", "kubectl"],
+    programs: &[("vitrine.test/kubernetes", "kubernetes")],
+    links: &["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"],
     module: "k8s.io/kubernetes",
     version_package: Some("k8s.io/component-base/version"),
 };
@@ -39,8 +36,7 @@ pub static KUBERNETES: Family = Family {
 pub static ETCD: Family = Family {
     name: "etcd",
     files: &[("go.mod", include_str!("../../go/etcd/go.mod")), ("go.sum", include_str!("../../go/etcd/go.sum"))],
-    package: "go.etcd.io/etcd/server/v3",
-    binary: "etcd",
+    programs: &[("go.etcd.io/etcd/server/v3", "etcd")],
     links: &[],
     module: "go.etcd.io/etcd/server/v3",
     version_package: None,
@@ -49,10 +45,38 @@ pub static ETCD: Family = Family {
 pub static HELM: Family = Family {
     name: "helm",
     files: &[("go.mod", include_str!("../../go/helm/go.mod")), ("go.sum", include_str!("../../go/helm/go.sum"))],
-    package: "helm.sh/helm/v4/cmd/helm",
-    binary: "helm",
+    programs: &[("helm.sh/helm/v4/cmd/helm", "helm")],
     links: &[],
     module: "helm.sh/helm/v4",
+    version_package: None,
+};
+
+pub static CONTAINERD: Family = Family {
+    name: "containerd",
+    files: &[
+        ("go.mod", include_str!("../../go/containerd/go.mod")),
+        ("go.sum", include_str!("../../go/containerd/go.sum")),
+    ],
+    programs: &[
+        ("github.com/containerd/containerd/v2/cmd/containerd", "containerd"),
+        ("github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", "containerd-shim-runc-v2"),
+        ("github.com/containerd/containerd/v2/cmd/ctr", "ctr"),
+    ],
+    links: &[],
+    module: "github.com/containerd/containerd/v2",
+    version_package: None,
+};
+
+pub static CNI: Family = Family {
+    name: "cni",
+    files: &[("go.mod", include_str!("../../go/cni/go.mod")), ("go.sum", include_str!("../../go/cni/go.sum"))],
+    programs: &[
+        ("github.com/containernetworking/plugins/plugins/main/bridge", "bridge"),
+        ("github.com/containernetworking/plugins/plugins/main/loopback", "loopback"),
+        ("github.com/containernetworking/plugins/plugins/ipam/host-local", "host-local"),
+    ],
+    links: &[],
+    module: "github.com/containernetworking/plugins",
     version_package: None,
 };
 
@@ -95,7 +119,7 @@ impl Family {
         for (name, text) in self.files {
             digest.update(format!("{name} {}\n{text}", text.len()));
         }
-        digest.update(format!("{go}\n{}\n{}\n{:?}", self.package, self.linker_flags(), self.links));
+        digest.update(format!("{go}\n{:?}\n{}\n{:?}", self.programs, self.linker_flags(), self.links));
         // 64 bits tell apart the handful of builds that one cache ever sees, and keep paths readable.
         digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -107,7 +131,7 @@ mod tests {
 
     #[test]
     fn versions_come_from_the_modules() {
-        for family in [&KUBERNETES, &ETCD, &HELM] {
+        for family in [&KUBERNETES, &ETCD, &HELM, &CONTAINERD, &CNI] {
             let version = family.version();
             assert!(version.starts_with('v') && version.matches('.').count() == 2, "{}: {version}", family.name);
         }

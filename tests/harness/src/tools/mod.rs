@@ -24,18 +24,45 @@ pub enum Tool {
     KubeApiserver,
     /// The built-in controllers: namespaces, garbage collection, service accounts and more.
     KubeControllerManager,
+    /// What chooses a node for a pod.
+    KubeScheduler,
+    /// What runs a node's pods.
+    Kubelet,
+    /// What leads a node's connections to services on to their pods.
+    KubeProxy,
     /// The command line client.
     Kubectl,
     /// The chart installer.
     Helm,
+    /// What a kubelet runs containers with; its shim lies beside it.
+    Containerd,
+    /// The command line client of containerd.
+    Ctr,
+    /// The plugin that gives pods their network; those that it needs lie beside it.
+    CniBridge,
 }
 
 impl Tool {
     /// Every tool there is.
-    pub const ALL: [Self; 5] =
-        [Self::Etcd, Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl, Self::Helm];
+    pub const ALL: [Self; 11] = [
+        Self::Etcd,
+        Self::KubeApiserver,
+        Self::KubeControllerManager,
+        Self::KubeScheduler,
+        Self::Kubelet,
+        Self::KubeProxy,
+        Self::Kubectl,
+        Self::Helm,
+        Self::Containerd,
+        Self::Ctr,
+        Self::CniBridge,
+    ];
     /// What a control plane and its user need.
     pub const CONTROL_PLANE: [Self; 4] = [Self::Etcd, Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl];
+
+    /// What real nodes need beside a control plane.
+    pub const NODES: [Self; 6] =
+        [Self::KubeScheduler, Self::Kubelet, Self::KubeProxy, Self::Containerd, Self::Ctr, Self::CniBridge];
 
     /// The name of its program file.
     pub fn name(self) -> &'static str {
@@ -43,8 +70,14 @@ impl Tool {
             Self::Etcd => "etcd",
             Self::KubeApiserver => "kube-apiserver",
             Self::KubeControllerManager => "kube-controller-manager",
+            Self::KubeScheduler => "kube-scheduler",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
             Self::Kubectl => "kubectl",
             Self::Helm => "helm",
+            Self::Containerd => "containerd",
+            Self::Ctr => "ctr",
+            Self::CniBridge => "bridge",
         }
     }
 
@@ -56,8 +89,15 @@ impl Tool {
     fn family(self) -> &'static Family {
         match self {
             Self::Etcd => &family::ETCD,
-            Self::KubeApiserver | Self::KubeControllerManager | Self::Kubectl => &family::KUBERNETES,
+            Self::KubeApiserver
+            | Self::KubeControllerManager
+            | Self::KubeScheduler
+            | Self::Kubelet
+            | Self::KubeProxy
+            | Self::Kubectl => &family::KUBERNETES,
             Self::Helm => &family::HELM,
+            Self::Containerd | Self::Ctr => &family::CONTAINERD,
+            Self::CniBridge => &family::CNI,
         }
     }
 }
