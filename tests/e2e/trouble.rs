@@ -1,0 +1,59 @@
+//! Agents and nodes that die in the middle of an import.
+
+use serde_json::json;
+use vitrine_harness::Fault;
+
+use crate::{
+    install::file_of,
+    site::{TENANT, site},
+};
+
+/// Slow enough that nothing is done before the test has done its part, for each connection.
+const TRICKLE: Fault = Fault::Rate(200_000);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_was_importing_is_imported_all_the_same() {
+    let site = site().await;
+    site.serve("killed", "zlib.qcow2", &[TRICKLE]);
+    site.declare("killed", json!({})).await;
+    let node = site.importing_on("killed").await;
+    let before = site.agent_on(node).await["status"]["containerStatuses"][0]["restartCount"].as_i64();
+    // The node has process numbers of its own.
+    let kill = ["sh", "-c", "kill -KILL $(pgrep --full '^/usr/bin/vitrine agent')"];
+    node.run(site.cluster.plane(), &kill).await.unwrap().success().unwrap();
+    site.serve("killed", "zlib.qcow2", &[]);
+    let image = site.active("killed").await;
+    assert!(file_of(&site, &image).is_file());
+    site.until("the kubelet has started the agent again", async || {
+        let agent = site.agent_on(node).await;
+        let status = &agent["status"]["containerStatuses"][0];
+        let ended = &status["lastState"]["terminated"]["exitCode"];
+        (status["restartCount"].as_i64() > before && *ended == 137 && status["ready"] == true).then_some(())
+    })
+    .await;
+    site.kubectl(&["delete", "image", "killed", "-n", TENANT]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_node_imports_what_a_node_without_power_was_importing() {
+    let site = site().await;
+    site.serve("dark", "zlib.qcow2", &[TRICKLE]);
+    site.declare("dark", json!({})).await;
+    let dark = site.importing_on("dark").await;
+    dark.power_off().await.unwrap();
+    site.serve("dark", "zlib.qcow2", &[]);
+    let image = site.active("dark").await;
+    assert_ne!(image["status"]["locations"][0]["node"], dark.name());
+    assert!(file_of(&site, &image).is_file());
+    let about = ["get", "events", "-n", TENANT, "--no-headers", "--field-selector", "involvedObject.name=dark"];
+    let events = site.kubectl(&about).await;
+    assert!(events.contains("NodeLost") && events.contains(dark.name()), "{events}");
+
+    site.cluster.power_on(dark).await.unwrap();
+    site.until("the agent is back", async || {
+        let agents = site.get(&["daemonset", "vitrine-agent", "-n", crate::site::SPACE]).await;
+        (agents["status"]["numberReady"] == 2).then_some(())
+    })
+    .await;
+    site.kubectl(&["delete", "image", "dark", "-n", TENANT]).await;
+}
