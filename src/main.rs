@@ -1,6 +1,6 @@
 //! The `vitrine` program: parse, call, exit.
 
-use std::{process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use async_trait::async_trait;
 use clap::Parser as _;
@@ -10,7 +10,7 @@ use vitrine::{
     cli::{Agent, Cli, Operator, Verb},
     controller::{self, Settings},
     http,
-    kube::{client, signal},
+    kube::{client, readiness::Readiness, signal},
     telemetry::{self, LogFormat},
 };
 use vitrine_engine::{
@@ -67,7 +67,8 @@ async fn run_operator(operator: Operator) -> Result<(), Failure> {
     settings.orphan_grace = operator.orphan_grace;
     settings.authority =
         controller::AuthorityTerms { validity: operator.authority_validity, names: operator.data_names };
-    Box::pin(controller::run(client::connect().await?, settings, stop)).await;
+    let readiness = tell(operator.telemetry_address).await?;
+    Box::pin(controller::run(client::connect().await?, settings, readiness, stop)).await;
     Ok(())
 }
 
@@ -75,6 +76,7 @@ async fn run_agent(agent: &Agent) -> Result<(), Failure> {
     let idle = Duration::from_secs(agent.data.upload_idle_timeout);
     let uploads = Arc::new(Uploads::new(agent.max_concurrent.into(), idle));
     let (stop, client) = (signal::stop_token()?, client::connect().await?);
+    let readiness = tell(agent.telemetry_address).await?;
     let door = match agent.data.address {
         Some(address) => {
             let cannot = |error| format!("nothing can be served at {address}: {error}; see --data-address");
@@ -93,7 +95,16 @@ async fn run_agent(agent: &Agent) -> Result<(), Failure> {
             });
         }
     };
-    Ok(agent::run(agent_config(agent, uploads), client, stop, lend).await?)
+    Ok(agent::run(agent_config(agent, uploads), client, &readiness, stop, lend).await?)
+}
+
+/// Begins to answer probes and scrapes, if there is an address for that; where to say whether this process is ready.
+async fn tell(address: Option<SocketAddr>) -> Result<Readiness, Failure> {
+    let readiness = Readiness::default();
+    if let Some(address) = address {
+        tokio::spawn(telemetry::Server::open(address, readiness.clone()).await?.serve());
+    }
+    Ok(readiness)
 }
 
 /// The agent's stores as the data API wants them.

@@ -3,7 +3,7 @@
 set -euo pipefail
 CACHE=${VITRINE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vitrine}
 # Only what our scripts make: the variable may point at a folder that holds other things too.
-for path in "${CACHE:?}"/{bin,corpus,images,locks,qemu-bpo,qemu-bpo.tmp.*,tools,bench-*}; do
+for path in "${CACHE:?}"/{bin,corpus,images,locks,prometheus,prometheus.tmp.*,qemu-bpo,qemu-bpo.tmp.*,tools,bench-*}; do
   if [[ -e $path ]]; then
     echo "removing $path"
     rm -rf "$path"

@@ -173,6 +173,7 @@ def build(count):
     images = start("set-up: packages, qemu-img to compare with, Debian disk", "sh", "-c",
                    "tests/images/install.sh && exec tests/images/debian-disk.sh")
     ceph = start("set-up: Ceph", "tests/ceph/install.sh")
+    prometheus = start("set-up: Prometheus", "tests/prometheus/install.sh")
     good = done(count, start("formatting", "cargo", "fmt", "--all", "--check"))
     good &= check_scripts(count)
     cargo = ["--workspace", "--locked"]
@@ -183,7 +184,7 @@ def build(count):
     good &= done(count, start("lints", "cargo", "clippy", *cargo, "--all-targets", "--", "-D", "warnings"))
     tests = start("building the tests", "cargo", "test", *cargo, "--no-run", "--message-format=json-render-diagnostics")
     good &= done(count, tests, show_output=False)
-    ready = [done(count, step) for step in (images, ceph, tools) if step]
+    ready = [done(count, step) for step in (images, ceph, prometheus, tools) if step]
     if not (good and all(ready) and tools):
         say("the tests are not run, because of the failures above")
         count.close()

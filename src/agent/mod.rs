@@ -22,6 +22,7 @@ mod failure;
 mod heartbeat;
 mod import;
 mod listing;
+mod metrics;
 mod permit;
 mod pool;
 mod probe;

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
 use vitrine_engine::{
     error::{Error, Kind, Result},
     model::ObjectKey,
@@ -11,7 +14,7 @@ use vitrine_engine::{
 };
 
 use super::{
-    failure,
+    failure, metrics,
     rate::signed,
     stores::{Place, Stores},
 };
@@ -76,7 +79,7 @@ impl Probes {
         if self.asking.get(&subject.name).is_some_and(|asking| !asking.is_finished()) {
             return;
         }
-        let asking = tokio::spawn(ask);
+        let (asking, began) = (tokio::spawn(ask), Instant::now());
         self.asking.insert(subject.name.clone(), asking.abort_handle());
         self.answers.spawn(async move {
             // What is not waited for any longer goes on: a thread in a system call cannot be stopped.
@@ -85,7 +88,9 @@ impl Probes {
                 Ok(Err(error)) => Err(Error::with_source(Kind::Internal, "a probe broke off", error)),
                 Err(_) => Err(late(&subject)),
             };
-            report(subject, answer)
+            let report = report(subject, answer);
+            metrics::probed(&report, began.elapsed());
+            report
         });
     }
 

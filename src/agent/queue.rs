@@ -69,8 +69,8 @@ impl Entry {
         }
     }
 
-    /// Cancelled tasks are only cleaned up after, which is short whatever their action.
-    fn lane(&self) -> Lane {
+    /// In which lane it waits and runs. Cancelled tasks are only cleaned up after, which is short whatever their action.
+    pub fn lane(&self) -> Lane {
         match self.action {
             Action::Import | Action::Copy | Action::Verify if self.cancelled => Lane::Short,
             Action::Delete => Lane::Short,

@@ -21,6 +21,7 @@ use super::{
     Config,
     heartbeat::{Heartbeat, Pulse, Superseded},
     import,
+    metrics,
     permit::Halt,
     queue::{self, Entry, Running, Stop},
     reach::Reach,
@@ -31,7 +32,10 @@ use super::{
     work,
     workplace::{Folder, Workplace},
 };
-use crate::api::{Action, AgentInfo, ImageTask, NodeCache, StoreReport, TaskPhase};
+use crate::{
+    api::{Action, AgentInfo, ImageTask, NodeCache, StoreReport, TaskPhase},
+    kube::readiness::Readiness,
+};
 
 /// How often reading the Node may be refused before that is believed: with the pauses between, for some ten seconds.
 const REFUSALS: u32 = 5;
@@ -55,13 +59,15 @@ pub enum AgentError {
 }
 
 /// Runs the agent until `stop`. Work that runs then is stopped and left to the next start: its tasks stay `Running`, and nothing
-/// of it stays in stores. `lend` is given the node's stores once they are known, for others that read from them.
+/// of it stays in stores. `lend` is given the node's stores once they are known, for others that read from them. `readiness` tells
+/// whether it can be given work: its Lease holds, and it knows its tasks.
 ///
 /// # Errors
 /// What makes it impossible to work, or to go on.
 pub async fn run(
     config: Config,
     client: Client,
+    readiness: &Readiness,
     stop: CancellationToken,
     lend: impl FnOnce(Arc<Stores>),
 ) -> Result<(), AgentError> {
@@ -96,7 +102,7 @@ pub async fn run(
     let reach = tokio::spawn(reach.keep());
     tracing::info!(node = config.node, id, "the agent runs");
     let place = Workplace { tasks, secrets, id, stores, pulse, scratch: folder.scratch(), end: end.clone(), config };
-    let result = Crew::new(Arc::new(place)).serve(heart, &stop).await;
+    let result = Crew::new(Arc::new(place)).serve(heart, readiness, &stop).await;
     end.cancel();
     reach.abort();
     tracing::info!("the agent ends");
@@ -226,6 +232,7 @@ impl Crew {
     async fn serve(
         mut self,
         mut heart: JoinHandle<Result<(), Superseded>>,
+        readiness: &Readiness,
         stop: &CancellationToken,
     ) -> Result<(), AgentError> {
         let mut view = View::open(self.place.tasks.clone(), &self.place.config.node);
@@ -247,6 +254,9 @@ impl Crew {
                 view.reopen();
             }
             if let Some(tasks) = view.tasks() {
+                if pulse.holds() {
+                    readiness.hold(self.place.config.lease.duration);
+                }
                 self.balance(&tasks, &pulse);
             }
         }
@@ -258,6 +268,7 @@ impl Crew {
     fn balance(&mut self, tasks: &[Entry], pulse: &Pulse) {
         let known: BTreeSet<&str> = tasks.iter().map(|task| task.uid.as_str()).collect();
         self.settled.retain(|uid| known.contains(uid.as_str()));
+        metrics::queue(tasks, &self.running);
         let plan = queue::plan(tasks, &self.running, &self.settled, self.place.config.concurrent_imports);
         for (uid, why) in plan.stop {
             if let Some(halt) = self.halts.get(&uid) {

@@ -12,7 +12,7 @@ use vitrine_engine::{
 };
 
 use super::{
-    copy, failure, import,
+    copy, failure, import, metrics,
     permit::{Halt, TaskPermit},
     queue::Stop,
     rate::Meter,
@@ -72,6 +72,7 @@ async fn work(place: &Workplace, reporter: &Reporter, halt: &Halt, task: &ImageT
         Some(Written::Gone) | None => return,
     }
     tracing::info!(action = ?task.spec.action, "begun");
+    metrics::begun(task.spec.action, task.spec.attempt);
     let began = Instant::now();
     let act = AssertUnwindSafe(act(place, reporter, halt, &task.spec)).catch_unwind();
     let result = act.await.unwrap_or_else(|_| {
@@ -88,6 +89,7 @@ async fn work(place: &Workplace, reporter: &Reporter, halt: &Halt, task: &ImageT
         (Ok(outcome), _) => outcome,
     };
     if conclude(place, reporter, &task.spec, &outcome).await {
+        metrics::ended(task.spec.action, &outcome, began.elapsed());
         tell(&outcome, began.elapsed());
     }
 }
@@ -167,7 +169,7 @@ fn permit(place: &Workplace, reporter: &Reporter, halt: &Halt) -> TaskPermit {
 async fn run_import(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
     let permit = Arc::new(permit(place, reporter, halt));
     let import::Prepared { job, closed, expected } = import::prepare(place, spec, permit, halt.token()).await?;
-    let imported = reporting(reporter, async |progress| pipeline::import(&job, progress, halt.token()).await).await?;
+    let imported = reporting(reporter, spec.action, async |progress| pipeline::import(&job, progress, halt.token()).await).await?;
     if let Some(expected) = expected {
         expected.conclude(import::end(&imported));
     }
@@ -178,7 +180,8 @@ async fn run_import(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &
 async fn run_copy(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
     let permit = Arc::new(permit(place, reporter, halt));
     let copy::Prepared { job, closed, mut faults } = copy::prepare(place, spec, permit, halt.token()).await?;
-    let copied = reporting(reporter, async |progress| pipeline::copy(&job, progress, halt.token()).await).await?;
+    let copied =
+        reporting(reporter, spec.action, async |progress| pipeline::copy(&job, progress, halt.token()).await).await?;
     faults.extend(copied.faults.into_iter().map(copy::fault));
     Ok(match copied.result {
         Ok(imported) => Outcome::Imported(Box::new(import::result(imported, closed)), faults),
@@ -194,7 +197,9 @@ async fn run_verification(
     spec: &ImageTaskSpec,
 ) -> Result<Outcome> {
     let job = copy::prepare_verification(place, spec, halt.token()).await?;
-    let verdict = reporting(reporter, async |progress| pipeline::verify(&job, progress, halt.token()).await).await??;
+    let verdict =
+        reporting(reporter, spec.action, async |progress| pipeline::verify(&job, progress, halt.token()).await)
+            .await??;
     Ok(Outcome::Verified(match verdict {
         pipeline::Verdict::Sound => Vec::new(),
         pipeline::Verdict::Rotten(message) => vec![copy::rot(job.store.name(), &message)],
@@ -205,10 +210,16 @@ async fn run_verification(
 ///
 /// # Errors
 /// If the engine breaks down.
-async fn reporting<T>(reporter: &Reporter, work: impl AsyncFnOnce(&Arc<pipeline::Progress>) -> T) -> Result<T> {
+async fn reporting<T>(
+    reporter: &Reporter,
+    action: Action,
+    work: impl AsyncFnOnce(&Arc<pipeline::Progress>) -> T,
+) -> Result<T> {
     let progress = Arc::new(pipeline::Progress::default());
     let stop = CancellationToken::new();
-    let reports = tokio::spawn(report(reporter.clone(), progress.clone(), stop.clone()).instrument(Span::current()));
+    let flow = metrics::Flow::new(action);
+    let reports = report(reporter.clone(), progress.clone(), flow, stop.clone());
+    let reports = tokio::spawn(reports.instrument(Span::current()));
     let done = AssertUnwindSafe(work(&progress)).catch_unwind().await;
     // Waited for: a report must not arrive after the final status. Only a panic makes this fail, and reports do not matter then.
     stop.cancel();
@@ -217,15 +228,22 @@ async fn reporting<T>(reporter: &Reporter, work: impl AsyncFnOnce(&Arc<pipeline:
 }
 
 /// Reports progress until `stop`: what changed since the last report, and not more often than the contract allows.
-async fn report(reporter: Reporter, progress: Arc<pipeline::Progress>, stop: CancellationToken) {
+async fn report(
+    reporter: Reporter,
+    progress: Arc<pipeline::Progress>,
+    mut flow: metrics::Flow,
+    stop: CancellationToken,
+) {
     let (began, mut meter, mut last) = (Instant::now(), Meter::default(), None);
     loop {
         tokio::select! {
             // Counted from the answer to the last one, so that a slow API server does not see two close together.
             () = tokio::time::sleep(REPORT_INTERVAL) => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return flow.end(&progress),
         }
-        let now = meter.measure(began.elapsed(), &progress.snapshot());
+        let snapshot = progress.snapshot();
+        flow.count(&snapshot);
+        let now = meter.measure(began.elapsed(), &snapshot);
         if last.as_ref() == Some(&now) {
             continue;
         }

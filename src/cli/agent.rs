@@ -36,6 +36,9 @@ pub struct Agent {
     /// Write logs as JSON
     #[arg(long)]
     pub log_json: bool,
+    /// Serve /metrics, /healthz and /readyz here, over plain HTTP; port 0 takes a free one, which the log names
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub telemetry_address: Option<SocketAddr>,
     /// Where images may be fetched from.
     #[command(flatten)]
     pub sources: Sources,

@@ -1,6 +1,6 @@
 //! `vitrine operator`: what it may be told. `main` carries it out.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 
@@ -43,6 +43,9 @@ pub struct Operator {
     /// Write logs as JSON.
     #[arg(long)]
     pub log_json: bool,
+    /// Serve /metrics, /healthz and /readyz here, over plain HTTP; port 0 takes a free one, which the log names
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub telemetry_address: Option<SocketAddr>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -6,6 +6,7 @@ mod authority;
 mod context;
 mod fleet;
 pub mod image;
+mod metrics;
 mod settings;
 pub mod store;
 pub mod task;
@@ -33,6 +34,7 @@ use crate::{
     kube::{
         Error,
         leader::{Election, Leadership, Terms},
+        readiness::Readiness,
     },
 };
 use context::{Bells, Context};
@@ -48,10 +50,13 @@ const CONFLICT_DELAY: Duration = Duration::from_millis(200);
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs the operator until `stop` is cancelled. It acts while it is the leader; when it is not (any more), it waits to be.
-pub async fn run(client: Client, settings: Settings, stop: CancellationToken) {
+/// `readiness` tells whether it could.
+pub async fn run(client: Client, settings: Settings, readiness: Readiness, stop: CancellationToken) {
     let terms = Terms { duration: settings.leader_lease };
-    let election = Election::new(client.clone(), &settings.namespace, LEADER_LEASE_NAME, &settings.identity, terms);
+    let election = Election::new(client.clone(), &settings.namespace, LEADER_LEASE_NAME, &settings.identity, terms)
+        .with_readiness(readiness);
     loop {
+        metrics::leads(false);
         let leadership = tokio::select! {
             leadership = election.win() => leadership,
             () = stop.cancelled() => return,
@@ -116,10 +121,12 @@ async fn control(client: Client, settings: Settings, stop: CancellationToken) {
         listed.await;
         let images = images.into_iter().zip(image_streams).map(|(controller, bells)| {
             let controller = configure(controller, bells, &stop);
-            drain(controller.run(image::reconcile, again, Arc::clone(&context)), &context)
+            let reconcile = |image, context| metrics::reconciling("Image", image::reconcile(image, context));
+            drain(controller.run(reconcile, again, Arc::clone(&context)), &context)
         });
         let stores = configure(stores, store_stream, &stop);
-        let stores = drain(stores.run(store::reconcile, again, Arc::clone(&context)), &context);
+        let reconcile = |store, context| metrics::reconciling("ImageStore", store::reconcile(store, context));
+        let stores = drain(stores.run(reconcile, again, Arc::clone(&context)), &context);
         tokio::join!(futures::future::join_all(images), stores);
     };
     tokio::select! {
@@ -127,6 +134,7 @@ async fn control(client: Client, settings: Settings, stop: CancellationToken) {
         () = followed => {}
         () = task::sweep(Arc::clone(&context)) => {}
         () = store::orphans::collect(Arc::clone(&context)) => {}
+        () = metrics::census(Arc::clone(&context)) => {}
         () = authority::keep(Arc::clone(&context)) => {}
     }
 }

@@ -1,4 +1,4 @@
-//! How the cluster side talks to Kubernetes: connecting, applying, conditions, events, finalizers, leadership, waiting.
+//! How the cluster side talks to Kubernetes: connecting, applying, conditions, events, finalizers, leadership, readiness, waiting.
 //!
 //! Knows the API types and the client. Must not know what any controller decides.
 
@@ -9,6 +9,7 @@ pub mod condition;
 mod error;
 pub mod event;
 pub mod leader;
+pub mod readiness;
 pub mod signal;
 
 pub use error::{Doing, Error, Result};

@@ -8,6 +8,7 @@
 )]
 
 mod chart;
+mod monitoring;
 mod node;
 mod operator;
 mod whole;

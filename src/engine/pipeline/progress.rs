@@ -1,6 +1,12 @@
 //! How far a transfer is, readable from another thread at any moment.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// What a transfer is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +20,17 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All of them, in their order.
+    pub const ALL: [Self; 3] = [Self::Connecting, Self::Transferring, Self::Publishing];
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Connecting => 0,
+            Self::Transferring => 1,
+            Self::Publishing => 2,
+        }
+    }
+
     /// The name in status and messages.
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,6 +48,26 @@ pub struct Progress {
     received: AtomicU64,
     total: AtomicU64,
     written: AtomicU64,
+    clock: Mutex<Clock>,
+}
+
+/// How long each stage took.
+#[derive(Debug, Default)]
+struct Clock {
+    current: Option<(Stage, Instant)>,
+    spent: [Duration; 3],
+}
+
+impl Clock {
+    /// Counts the stage that goes on up to `now`, and goes on with `next`.
+    fn turn(&mut self, now: Instant, next: Option<Stage>) {
+        if let Some((stage, since)) = self.current.take()
+            && let Some(spent) = self.spent.get_mut(usize::from(stage.number()))
+        {
+            *spent = spent.saturating_add(now.saturating_duration_since(since));
+        }
+        self.current = next.map(|stage| (stage, now));
+    }
 }
 
 /// The counters at one moment.
@@ -65,16 +102,19 @@ impl Progress {
 
     /// Begins `stage`. Connecting starts all over.
     pub fn enter(&self, stage: Stage) {
-        let number = match stage {
-            Stage::Connecting => 0,
-            Stage::Transferring => 1,
-            Stage::Publishing => 2,
-        };
         if stage == Stage::Connecting {
             self.received.store(0, Ordering::Relaxed);
             self.written.store(0, Ordering::Relaxed);
         }
-        self.stage.store(number, Ordering::Relaxed);
+        self.stage.store(stage.number(), Ordering::Relaxed);
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(Instant::now(), Some(stage));
+    }
+
+    /// Ends the last stage; how long each took that was entered, all of its times together.
+    pub fn end(&self) -> impl Iterator<Item = (Stage, Duration)> + use<> {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.turn(Instant::now(), None);
+        Stage::ALL.into_iter().zip(clock.spent).filter(|(_, spent)| !spent.is_zero())
     }
 
     /// The source says how much it has.

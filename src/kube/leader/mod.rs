@@ -30,10 +30,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub use mandate::Mandate;
 
-use super::{Doing as _, Error, Result};
+use super::{Doing as _, Error, Result, readiness::Readiness};
 
 /// How much longer than agreed a candidate may wait, so that several do not always ask at the same moment.
 const JITTER: f64 = 1.2;
+/// How many durations an answer of the API server holds: long enough that a restart of it is not told of every operator.
+const READY_FOR: u32 = 2;
 /// How long giving the lease up may take: it expires by itself as well.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -69,6 +71,7 @@ pub struct Election {
     name: String,
     identity: String,
     terms: Terms,
+    readiness: Readiness,
 }
 
 /// Leadership that was won. It lasts as long as `keep` is awaited and does not return.
@@ -81,7 +84,18 @@ pub struct Leadership {
 impl Election {
     /// A candidate called `identity` (unique to this process) for the lease `name`.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str, terms: Terms) -> Self {
-        Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity: identity.to_owned(), terms }
+        let (name, identity) = (name.to_owned(), identity.to_owned());
+        Self { api: Api::namespaced(client, namespace), name, identity, terms, readiness: Readiness::default() }
+    }
+
+    /// The same, and `readiness` tells whether the API server lets this candidate stand: then it does its work, be it to wait.
+    #[must_use]
+    pub fn with_readiness(self, readiness: Readiness) -> Self {
+        Self { readiness, ..self }
+    }
+
+    fn is_answered(&self) {
+        self.readiness.hold(self.terms.duration * READY_FOR);
     }
 
     /// Waits until this candidate leads. An API server that does not answer is asked again.
@@ -89,7 +103,11 @@ impl Election {
         let mut seen: Option<(Option<LeaseSpec>, Instant)> = None;
         loop {
             let sent = Instant::now();
-            match timeout(self.terms.deadline(), self.try_to_win(&mut seen)).await {
+            let tried = timeout(self.terms.deadline(), self.try_to_win(&mut seen)).await;
+            if matches!(tried, Ok(Ok(_))) {
+                self.is_answered();
+            }
+            match tried {
                 Ok(Ok(Some(lease))) => {
                     tracing::info!(lease = self.name, identity = self.identity, "leading");
                     let mandate = Mandate::until(sent + self.terms.deadline());
@@ -187,7 +205,10 @@ impl Leadership {
             let sent = Instant::now();
             next = sent + terms.period();
             match timeout(terms.patience().min(self.mandate.left()), self.renew()).await {
-                Ok(Ok(())) => self.mandate.extend(sent + terms.deadline()),
+                Ok(Ok(())) => {
+                    self.election.is_answered();
+                    self.mandate.extend(sent + terms.deadline());
+                }
                 Ok(Err(lost @ Error::LeadershipLost(_))) => {
                     self.mandate.end();
                     return lost;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use vitrine::{
     api::{self, Image, ImageStore, ImageTask},
     controller::{self, Settings},
-    kube::client,
+    kube::{client, readiness::Readiness},
 };
 use vitrine_harness::ControlPlane;
 
@@ -104,7 +104,7 @@ impl Lab {
         let kubeconfig = self.plane.kubeconfig_for(&self.system(), "vitrine-operator", None).await.unwrap();
         let (client, stop) = (client_of(kubeconfig).await, CancellationToken::new());
         self.operators.push(stop.clone());
-        tokio::spawn(controller::run(client, self.settings("in-process"), stop));
+        tokio::spawn(controller::run(client, self.settings("in-process"), Readiness::default(), stop));
     }
 
     /// A node, and an agent on it with a token that is bound to the node.

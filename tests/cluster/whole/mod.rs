@@ -14,7 +14,7 @@ mod lost;
 mod pools;
 mod resumed;
 mod several;
-mod site;
+pub mod site;
 mod trouble;
 mod trust;
 mod uploads;

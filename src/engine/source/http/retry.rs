@@ -39,6 +39,7 @@ impl Attempts {
         }
         self.position = position;
         self.failed = self.failed.saturating_add(1);
+        metrics::counter!("vitrine_source_interruptions_total").increment(1);
         if self.failed >= self.patience.attempts {
             return Err(give_up(error, &format!("gave up after {} tries", self.failed)));
         }
