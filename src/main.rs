@@ -7,7 +7,7 @@ use clap::Parser as _;
 use vitrine::{
     agent::{self, LeaseTiming},
     api::Backend,
-    cli::{Agent, Cli, Operator, Verb},
+    cli::{Agent, AwaitAgents, Cli, Operator, Verb},
     controller::{self, Settings},
     http,
     kube::{client, readiness::Readiness, signal},
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Verb::Agent(agent) => serve(agent.log_json, run_agent(&agent)),
         Verb::Crds(crds) => crds.run(),
         Verb::Operator(operator) => serve(operator.log_json, run_operator(operator)),
+        Verb::AwaitAgents(wait) => serve(false, await_agents(wait)),
     }
 }
 
@@ -67,8 +68,17 @@ async fn run_operator(operator: Operator) -> Result<(), Failure> {
     settings.orphan_grace = operator.orphan_grace;
     settings.authority =
         controller::AuthorityTerms { validity: operator.authority_validity, names: operator.data_names };
+    let agents = operator.agents_file.zip(operator.agents_owner);
+    settings.agents = agents.map(|(file, owner)| controller::agents::Order { file, owner });
     let readiness = tell(operator.telemetry_address).await?;
     Box::pin(controller::run(client::connect().await?, settings, readiness, stop)).await;
+    Ok(())
+}
+
+async fn await_agents(wait: AwaitAgents) -> Result<(), Failure> {
+    let client = client::connect().await?;
+    let nodes = controller::agents::await_rollout(&client, &wait.namespace, &wait.agents_file, wait.timeout).await?;
+    tracing::info!(nodes, "the agents are ready");
     Ok(())
 }
 

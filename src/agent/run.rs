@@ -20,8 +20,7 @@ use vitrine_engine::model::ObjectKey;
 use super::{
     Config,
     heartbeat::{Heartbeat, Pulse, Superseded},
-    import,
-    metrics,
+    import, metrics,
     permit::Halt,
     queue::{self, Entry, Running, Stop},
     reach::Reach,

@@ -169,7 +169,8 @@ fn permit(place: &Workplace, reporter: &Reporter, halt: &Halt) -> TaskPermit {
 async fn run_import(place: &Workplace, reporter: &Reporter, halt: &Halt, spec: &ImageTaskSpec) -> Result<Outcome> {
     let permit = Arc::new(permit(place, reporter, halt));
     let import::Prepared { job, closed, expected } = import::prepare(place, spec, permit, halt.token()).await?;
-    let imported = reporting(reporter, spec.action, async |progress| pipeline::import(&job, progress, halt.token()).await).await?;
+    let imported =
+        reporting(reporter, spec.action, async |progress| pipeline::import(&job, progress, halt.token()).await).await?;
     if let Some(expected) = expected {
         expected.conclude(import::end(&imported));
     }

@@ -70,6 +70,8 @@ pub mod events {
     pub const REVISION_REMOVED: &str = "RevisionRemoved";
     /// Data that no Image knew was removed from a store.
     pub const ORPHAN_REMOVED: &str = "OrphanRemoved";
+    /// The agents' DaemonSet is not as it shall be, because it cannot be written.
+    pub const AGENTS_NOT_APPLIED: &str = "AgentsNotApplied";
     /// A store came into use.
     pub const STORE_READY: &str = "StoreReady";
     /// A store went out of use.

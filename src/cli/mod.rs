@@ -27,7 +27,7 @@ pub use convert::Convert;
 pub use crds::Crds;
 pub use import::Import;
 pub use inspect::Inspect;
-pub use operator::Operator;
+pub use operator::{AwaitAgents, Operator};
 
 const EXIT_CODES: &str = "Exit codes:
   0    done; `inspect`: the image is accepted
@@ -74,4 +74,6 @@ pub enum Verb {
     Crds(Crds),
     /// Run the operator.
     Operator(Operator),
+    /// Wait until the operator has rolled the agents out.
+    AwaitAgents(AwaitAgents),
 }

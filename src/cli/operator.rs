@@ -1,6 +1,6 @@
 //! `vitrine operator`: what it may be told. `main` carries it out.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -40,12 +40,33 @@ pub struct Operator {
     /// A name by which agents' data API is reached from outside, for their certificates; may be given several times.
     #[arg(long = "data-name", value_name = "NAME")]
     pub data_names: Vec<String>,
+    /// The manifest of the agents' DaemonSet, which the operator keeps as it is in this file; without it, somebody else sees to the
+    /// agents.
+    #[arg(long, value_name = "FILE", requires = "agents_owner")]
+    pub agents_file: Option<PathBuf>,
+    /// The Deployment in the operator's namespace that the agents' DaemonSet belongs to, and goes with.
+    #[arg(long, value_name = "NAME")]
+    pub agents_owner: Option<String>,
     /// Write logs as JSON.
     #[arg(long)]
     pub log_json: bool,
     /// Serve /metrics, /healthz and /readyz here, over plain HTTP; port 0 takes a free one, which the log names
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub telemetry_address: Option<SocketAddr>,
+}
+
+/// Wait until the agents' DaemonSet is as the file has it, and every agent is ready.
+#[derive(Clone, Debug, Args)]
+pub struct AwaitAgents {
+    /// The namespace of the operator and the agents.
+    #[arg(long, env = "VITRINE_NAMESPACE", default_value = "vitrine-system")]
+    pub namespace: String,
+    /// The manifest of the agents' DaemonSet that the operator was given.
+    #[arg(long, value_name = "FILE")]
+    pub agents_file: PathBuf,
+    /// How long to wait.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    pub timeout: Duration,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

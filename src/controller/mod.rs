@@ -2,6 +2,7 @@
 //!
 //! Each controller is five verbs: fetch, validate, decide, apply, status (which `apply` writes). `decide` and `validate` hold no client.
 
+pub mod agents;
 mod authority;
 mod context;
 mod fleet;
@@ -133,6 +134,7 @@ async fn control(client: Client, settings: Settings, stop: CancellationToken) {
         () = controllers => {}
         () = followed => {}
         () = task::sweep(Arc::clone(&context)) => {}
+        () = agents::keep(Arc::clone(&context)) => {}
         () = store::orphans::collect(Arc::clone(&context)) => {}
         () = metrics::census(Arc::clone(&context)) => {}
         () = authority::keep(Arc::clone(&context)) => {}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::image::decide::RetryPolicy;
+use super::{agents, image::decide::RetryPolicy};
 use crate::{api::identity, kube::backoff::Backoff};
 
 /// What an operator is told when it starts.
@@ -28,6 +28,8 @@ pub struct Settings {
     pub orphan_grace: Duration,
     /// How agents' certificates are signed.
     pub authority: AuthorityTerms,
+    /// The agents' DaemonSet; none if somebody else sees to the agents.
+    pub agents: Option<agents::Order>,
 }
 
 /// How agents' certificates are signed.
@@ -68,6 +70,7 @@ impl Settings {
             sweep_interval: Self::SWEEP_INTERVAL,
             orphan_grace: Self::ORPHAN_GRACE,
             authority: AuthorityTerms { validity: Self::AUTHORITY_VALIDITY, names: Vec::new() },
+            agents: None,
             retry: RetryPolicy {
                 backoff: Backoff { base: Self::RETRY_BASE, limit: Self::RETRY_MAX },
                 limit: Self::RETRY_LIMIT,

@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
 
 use super::metrics;
-use crate::kube::readiness::Readiness;
+use crate::{http::listen, kube::readiness::Readiness};
 
 /// Prometheus' text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -49,7 +49,7 @@ impl Server {
     /// If the address cannot be had.
     pub async fn open(address: SocketAddr, readiness: Readiness) -> Result<Self, ServerError> {
         let refuse = |error| ServerError::Address(address, error);
-        let listener = TcpListener::bind(address).await.map_err(refuse)?;
+        let listener = listen(address).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
         tracing::info!(%address, "serves /metrics, /healthz and /readyz");
         Ok(Self { listener, told: Told { metrics: metrics::record()?, readiness } })

@@ -17,14 +17,23 @@ async fn get(plane: &ControlPlane, args: &[&str]) -> Value {
     serde_json::from_str(&plane.kubectl(&args).await.unwrap().success().unwrap()).unwrap()
 }
 
+/// Nothing runs, so nothing is waited for.
+const ALONE: &str = "agents.awaitRollout.enabled=false";
+
 /// How many there are of `kind` with the chart's label.
 async fn made(plane: &ControlPlane, kind: &str) -> usize {
     let found = get(plane, &[kind, "-l", "app.kubernetes.io/part-of=vitrine"]).await;
     found["items"].as_array().map_or(0, Vec::len)
 }
 
+/// The DaemonSet that the operator is told to make. No operator runs here.
+async fn agents(plane: &ControlPlane) -> Value {
+    let told = get(plane, &["configmap", "vitrine-agents"]).await;
+    serde_yaml::from_str(told["data"]["agents.yaml"].as_str().unwrap()).unwrap()
+}
+
 async fn agent_args(plane: &ControlPlane) -> Vec<String> {
-    let agents = get(plane, &["daemonset", "vitrine-agent"]).await;
+    let agents = agents(plane).await;
     serde_json::from_value(agents["spec"]["template"]["spec"]["containers"][0]["args"].clone()).unwrap()
 }
 
@@ -45,7 +54,7 @@ async fn uid(plane: &ControlPlane) -> Value {
 #[tokio::test]
 async fn images_outlive_upgrade_rollback_and_uninstallation() {
     let plane = ControlPlane::start().await.unwrap();
-    let install = ["install", "vitrine", CHART, "-n", SPACE, "--create-namespace", "--set-json", STORE];
+    let install = ["install", "vitrine", CHART, "-n", SPACE, "--create-namespace", "--set", ALONE, "--set-json", STORE];
     let notes = helm(&plane, &install).await;
     assert!(notes.contains("kubectl get imagestores local"), "{notes}");
     let established = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"];
@@ -62,7 +71,7 @@ async fn images_outlive_upgrade_rollback_and_uninstallation() {
 
     helm(&plane, &["uninstall", "vitrine", "-n", SPACE]).await;
     for kind in
-        ["deployment", "daemonset", "clusterrole", "validatingadmissionpolicy", "networkpolicy", "priorityclass"]
+        ["deployment", "configmap", "clusterrole", "validatingadmissionpolicy", "networkpolicy", "priorityclass"]
     {
         assert_eq!(made(&plane, kind).await, 0, "{kind}");
     }
@@ -76,11 +85,13 @@ async fn images_outlive_upgrade_rollback_and_uninstallation() {
 #[tokio::test]
 async fn pods_are_what_the_strictest_namespaces_take() {
     let plane = ControlPlane::start().await.unwrap();
-    helm(&plane, &["install", "vitrine", CHART, "-n", SPACE, "--create-namespace"]).await;
+    helm(&plane, &["install", "vitrine", CHART, "-n", SPACE, "--create-namespace", "--set", ALONE]).await;
     let strict = ["label", "namespace", SPACE, "pod-security.kubernetes.io/enforce=restricted"];
     plane.kubectl(&strict).await.unwrap().success().unwrap();
-    for workload in ["deployment/vitrine-operator", "daemonset/vitrine-agent"] {
-        let mut pod = get(&plane, &[workload]).await["spec"]["template"].clone();
+    let operator = get(&plane, &["deployment/vitrine-operator"]).await;
+    for workload in [operator, agents(&plane).await] {
+        let mut pod = workload["spec"]["template"].clone();
+        let workload = workload["kind"].as_str().unwrap();
         pod["metadata"]["name"] = "trial".into();
         pod["apiVersion"] = "v1".into();
         pod["kind"] = "Pod".into();
@@ -95,6 +106,11 @@ async fn pods_are_what_the_strictest_namespaces_take() {
     for (account, may, what) in [
         ("vitrine-operator", "yes", &["create", "imagetasks.vitrine.dev"][..]),
         ("vitrine-operator", "no", &["create", "images.vitrine.dev"]),
+        ("vitrine-operator", "yes", &["patch", "daemonsets.apps/vitrine-agent"]),
+        ("vitrine-operator", "no", &["patch", "daemonsets.apps/another"]),
+        ("vitrine-operator", "no", &["delete", "daemonsets.apps/vitrine-agent"]),
+        ("vitrine-operator", "no", &["create", "daemonsets.apps", "--namespace=default"]),
+        ("vitrine-agent", "no", &["get", "daemonsets.apps/vitrine-agent"]),
         ("vitrine-agent", "yes", &["patch", "imagetasks.vitrine.dev", "--subresource=status"]),
         ("vitrine-agent", "no", &["list", "secrets"]),
     ] {

@@ -19,7 +19,7 @@ pub const TENANT: &str = "tenant";
 pub const STORES: &str = "/var/lib/vitrine";
 /// How long anything may take: minutes of work beside it, on two cores.
 const PATIENCE: Duration = Duration::from_secs(240);
-const TIMEOUT: &str = "240s";
+const TIMEOUT: &str = "300s";
 const POLL: Duration = Duration::from_millis(200);
 /// Silence is noticed sooner than by default, and failure repeated sooner, so that no test waits a minute for it.
 const VALUES: &str = r#"{

@@ -247,7 +247,10 @@ impl Drop for Lab {
 }
 
 /// Waits until `look` says `Ok`. `Err` is what was seen instead; `None` means that nothing could be seen.
-async fn until<T, S: std::fmt::Debug, F: Future<Output = Option<Result<T, S>>>>(what: &str, look: impl Fn() -> F) -> T {
+pub async fn until<T, S: std::fmt::Debug, F: Future<Output = Option<Result<T, S>>>>(
+    what: &str,
+    look: impl Fn() -> F,
+) -> T {
     let (start, mut last) = (Instant::now(), None);
     while start.elapsed() < PATIENCE {
         match look().await {

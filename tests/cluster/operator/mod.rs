@@ -6,6 +6,7 @@
 
 mod admission;
 mod agent;
+mod daemonset;
 mod images;
 mod lab;
 mod operators;
