@@ -180,9 +180,8 @@ impl Site {
             if let Some(found) = look().await {
                 return found;
             }
-            if began.elapsed() > PATIENCE {
-                panic!("not within {} s: {what}\n{}", PATIENCE.as_secs(), self.state().await);
-            }
+            let late = began.elapsed() > PATIENCE;
+            assert!(!late, "not within {} s: {what}\n{}", PATIENCE.as_secs(), self.state().await);
             tokio::time::sleep(POLL).await;
         }
     }
@@ -195,13 +194,13 @@ impl Site {
             &["get", "events", "-A", "--sort-by=.lastTimestamp"],
             &["logs", "-n", SPACE, "-l", "app.kubernetes.io/part-of=vitrine", "--tail=20", "--prefix"],
         ];
-        let mut text = String::new();
+        let mut seen = Vec::new();
         for look in looks {
             if let Ok(done) = self.cluster.plane().kubectl(look).await {
-                text += &format!("$ kubectl {}\n{}{}\n", look.join(" "), done.stdout, done.stderr);
+                seen.push(format!("$ kubectl {}\n{}{}", look.join(" "), done.stdout, done.stderr));
             }
         }
-        text
+        seen.join("\n")
     }
 }
 

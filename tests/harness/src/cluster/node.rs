@@ -147,12 +147,12 @@ impl Node {
         children.split_whitespace().next()?.parse().ok()
     }
 
-    /// Whether none of the node's control groups is left. They can be removed once nothing runs in them.
+    /// Whether none of the node's control groups is left. They can be removed once nothing runs in them, one after the other.
     fn remove_groups(&self) -> bool {
         let root = Path::new("/sys/fs/cgroup");
         let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
         let groups = hierarchies.chain([root.to_owned()]).map(|each| each.join(&self.mark).join(&self.name));
-        groups.filter(|group| group.is_dir()).fold(true, |gone, group| remove_group(&group) && gone)
+        groups.filter(|group| group.is_dir()).all(|group| remove_group(&group))
     }
 
     fn write_keys(&self, plane: &ControlPlane) -> Result<()> {
@@ -192,6 +192,6 @@ impl Node {
 /// Removes a group and those below it; whether it could.
 fn remove_group(group: &Path) -> bool {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
-    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    below.fold(true, |gone, entry| remove_group(&entry.path()) && gone) && fs::remove_dir(group).is_ok()
+    let mut below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    below.all(|entry| remove_group(&entry.path())) && fs::remove_dir(group).is_ok()
 }
