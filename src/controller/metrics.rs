@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn phases_without_images_are_told_as_well() {
         let counts = phases([ImagePhase::Active, ImagePhase::Failed, ImagePhase::Active].into_iter());
-        assert_eq!(counts.into_iter().map(|(_, count)| count).sum::<f64>().to_bits(), 3.0_f64.to_bits());
+        assert_eq!(counts.into_values().sum::<f64>().to_bits(), 3.0_f64.to_bits());
         let none = phases(std::iter::empty());
         assert_eq!(none.len(), 6);
         assert!(none.contains_key("Failed"));

@@ -258,7 +258,7 @@ async fn attempt_with(
     let stop = cancel.child_token();
     // If this future is dropped, the guard ends the threads.
     let _guard = stop.clone().drop_guard();
-    let mut work = Work::Begin(Intake::new(job, keep, progress, &stop), opened);
+    let mut work = Work::Begin(Box::new(Intake::new(job, keep, progress, &stop)), opened);
     let (files, evidence, mut published) = loop {
         let Begun { outputs, published, kept: _ } = open_sinks(&job.placing(), None, cancel).await?;
         if outputs.is_empty() {
@@ -285,7 +285,7 @@ async fn attempt_with(
 
 /// What the blocking part is to do.
 enum Work {
-    Begin(Intake, Opened),
+    Begin(Box<Intake>, Opened),
     ByTables(Box<Stream>),
 }
 
