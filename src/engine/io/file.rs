@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Ahead, ReadAt};
+use super::ReadAt;
 use crate::error::{Error, Kind, Result};
 
 /// Reads a regular file or block device by offset.
@@ -18,7 +18,6 @@ pub struct FileReader {
     file: File,
     path: PathBuf,
     length: u64,
-    ahead: Ahead,
 }
 
 impl FileReader {
@@ -35,7 +34,7 @@ impl FileReader {
         }
         // Seeking to the end also tells the size of a block device, where metadata says 0.
         let length = io::Seek::seek(&mut &file, io::SeekFrom::End(0)).map_err(wrap)?;
-        Ok(Self { file, path: path.to_owned(), length, ahead: Ahead::default() })
+        Ok(Self { file, path: path.to_owned(), length })
     }
 }
 
@@ -51,7 +50,6 @@ impl ReadAt for FileReader {
     fn read_up_to(&mut self, offset: u64, length: usize) -> Result<Bytes> {
         let available = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut buffer = vec![0_u8; length.min(available)];
-        self.ahead.reading(&self.file, offset, offset.saturating_add(buffer.len() as u64));
         self.file
             .read_exact_at(&mut buffer, offset)
             .map_err(|e| Error::io(format!("reading {} at byte {offset}", self.path.display()), e))?;

@@ -3,7 +3,6 @@
 //! Blocking traits: formats and codecs run on their own threads, where a plain call is simpler and faster than a future.
 //! Knows nothing of HTTP, formats or stores.
 
-mod ahead;
 mod aligned;
 mod file;
 mod forward;
@@ -20,7 +19,6 @@ mod zero;
 
 use bytes::Bytes;
 
-pub use ahead::Ahead;
 pub use aligned::{AlignedBuffer, PAGE};
 pub use file::FileReader;
 pub use forward::Forward;

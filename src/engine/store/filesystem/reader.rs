@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::{fd::AsFd, unix::fs::FileExt},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -14,7 +14,6 @@ use rustix::{fs::SeekFrom, io::Errno};
 use super::{super::ObjectReader, blocking, object, place::Place, record};
 use crate::{
     error::{Error, Kind, Result},
-    io::Ahead,
     model::{ObjectKey, StoredImage},
 };
 
@@ -24,20 +23,13 @@ pub(super) struct FilesystemReader {
     key: ObjectKey,
     image: StoredImage,
     data: Arc<File>,
-    ahead: Arc<Mutex<Ahead>>,
 }
 
 impl FilesystemReader {
     /// Opens the object; blocks.
     pub(super) fn open(place: &Arc<Place>, key: &ObjectKey) -> Result<Self> {
         let (data, image) = object::open(place, key)?;
-        Ok(Self {
-            place: Arc::clone(place),
-            key: key.clone(),
-            image,
-            data: Arc::new(data.into()),
-            ahead: Arc::default(),
-        })
+        Ok(Self { place: Arc::clone(place), key: key.clone(), image, data: Arc::new(data.into()) })
     }
 }
 
@@ -49,11 +41,9 @@ impl ObjectReader for FilesystemReader {
 
     async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
         let left = usize::try_from(self.image.length.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let (data, ahead, wanted) = (Arc::clone(&self.data), Arc::clone(&self.ahead), length.min(left));
+        let (data, wanted) = (Arc::clone(&self.data), length.min(left));
         let read = move || {
             let mut buffer = vec![0; wanted];
-            let end = offset.saturating_add(wanted as u64);
-            ahead.lock().unwrap_or_else(PoisonError::into_inner).reading(&*data, offset, end);
             data.read_exact_at(&mut buffer, offset).map(|()| Bytes::from(buffer))
         };
         blocking(move || Ok(read())).await?.map_err(|error| {
