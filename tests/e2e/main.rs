@@ -7,6 +7,7 @@
     reason = "a test that meets the unexpected is to fail there"
 )]
 
+mod data;
 mod install;
 mod life;
 mod site;

@@ -1,0 +1,91 @@
+//! Images' bytes, fetched and sent by the very commands that `docs/data-api.md` tells people to use.
+
+use std::{fs, os::unix::fs::symlink, path::PathBuf};
+
+use serde_json::json;
+use vitrine_harness::{Tool, qemu, tools};
+
+use crate::site::{Site, debian, site};
+
+const DOCUMENT: &str = include_str!("../../docs/data-api.md");
+/// The namespace that the document speaks of.
+const TEAM: &str = "team";
+
+/// The document's block of commands that begins with `first`, as it stands there.
+fn commands(first: &str) -> String {
+    let lines = DOCUMENT.lines().skip_while(|line| !line.starts_with(&format!("    {first}")));
+    let block = lines.take_while(|line| line.starts_with("    ")).map(|line| &line[4..]);
+    let block: Vec<_> = block.collect();
+    assert!(!block.is_empty(), "the document has no {first}");
+    block.join("\n")
+}
+
+/// A person's folder, with kubectl in its path.
+struct Desk<'s> {
+    site: &'s Site,
+    folder: PathBuf,
+}
+
+impl<'s> Desk<'s> {
+    fn new(site: &'s Site) -> Self {
+        let folder = site.cluster.plane().scope().dir().join("desk");
+        fs::create_dir_all(folder.join("bin")).unwrap();
+        let kubectl = tools::ensure(&[Tool::Kubectl]).unwrap().path(Tool::Kubectl).unwrap().to_owned();
+        symlink(kubectl, folder.join("bin/kubectl")).unwrap();
+        Self { site, folder }
+    }
+
+    /// Runs the script as a person would, who stops what is left in the background afterwards.
+    fn run(&self, script: &str) {
+        let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
+        let plane = self.site.cluster.plane();
+        let mut command = plane.scope().command("bash");
+        command.current_dir(&self.folder).env("PATH", path).env("KUBECONFIG", plane.kubeconfig());
+        let script = format!("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}\n");
+        let done = command.args(["-c", &script]).output().unwrap();
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(done.status.success(), "{script}\n{}{}", said(&done.stdout), said(&done.stderr));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_document_says_fetches_an_image_and_sends_another() {
+    let site = site().await;
+    let desk = Desk::new(&site);
+    desk.run(&format!(
+        "kubectl create namespace {TEAM}
+         kubectl --namespace {TEAM} create serviceaccount builder
+         kubectl --namespace {TEAM} create rolebinding builder --clusterrole edit --serviceaccount {TEAM}:builder"
+    ));
+    site.serve("debian", "zlib.qcow2", &[]);
+    let image = json!({
+        "apiVersion": "vitrine.dev/v1alpha1", "kind": "Image", "metadata": { "name": "debian", "namespace": TEAM },
+        "spec": { "source": { "http": { "url": site.server.url("/debian") } } },
+    });
+    site.cluster.plane().apply(&image.to_string()).await.unwrap();
+    let active = ["wait", "image/debian", "-n", TEAM, "--for=condition=Ready", "--timeout=240s"];
+    site.kubectl(&active).await;
+
+    let given = debian("zlib.qcow2");
+    fs::copy(&given, desk.folder.join("appliance.qcow2")).unwrap();
+    let sum = sha256(&given);
+    let fetch = commands("kubectl --namespace vitrine-system port-forward");
+    let send = commands("kubectl --namespace team apply").replace("sha256:…", &format!("sha256:{sum}"));
+    assert!(send.contains(&sum), "{send}");
+    desk.run(&format!("{fetch}\n{send}"));
+
+    let fetched = desk.folder.join("debian.raw");
+    qemu::qemu_img(&["compare", "-f", "raw", "-F", "qcow2", fetched.to_str().unwrap(), given.to_str().unwrap()])
+        .unwrap();
+    let sent = site.get(&["image", "appliance", "-n", TEAM]).await;
+    let kept = site.get(&["image", "debian", "-n", TEAM]).await;
+    assert_eq!(sent["status"]["phase"], "Active", "{sent}");
+    assert_eq!(sent["status"]["contentDigest"], kept["status"]["contentDigest"]);
+    site.kubectl(&["delete", "images", "--all", "-n", TEAM]).await;
+}
+
+/// The SHA-256 of a file, as the tool that everybody has computes it.
+fn sha256(file: &std::path::Path) -> String {
+    let output = std::process::Command::new("sha256sum").arg(file).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+}
