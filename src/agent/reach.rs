@@ -34,7 +34,7 @@ use super::{
 use crate::api::{AgentInfo, ImageStore, NodeCache, NodeCacheSpec, StoreReport};
 
 /// Reports kept at most: the bound in the definition of NodeCache.
-const MAX_STORES: usize = 64;
+const MAX_STORES: usize = 128;
 /// Room that must have come or gone, as a part of the capacity (1/100), to be worth a write by itself.
 const ROOM_STEP: i64 = 100;
 /// Without any change the report is written this often, so that `probedAt` does not look forgotten.
@@ -402,9 +402,9 @@ mod tests {
     #[test]
     fn more_stores_than_can_be_reported_are_left_out() {
         let store = |number| {
-            (format!("s{number:02}"), ImageStore::new(&format!("s{number:02}"), crate::api::ImageStoreSpec::default()))
+            (format!("s{number:03}"), ImageStore::new(&format!("s{number:03}"), crate::api::ImageStoreSpec::default()))
         };
-        let known: BTreeMap<_, _> = (0..70).map(store).collect();
+        let known: BTreeMap<_, _> = (0..140).map(store).collect();
         assert_eq!(subjects(&known, None, &BTreeMap::new(), "n").len(), MAX_STORES);
     }
 

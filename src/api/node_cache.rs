@@ -57,7 +57,7 @@ pub struct NodeCacheStatus {
     /// One entry for each ImageStore whose nodeSelector fits the node. Written when an entry's `ready` or `message` changes, and else
     /// at most every 30 s.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 128), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub stores: Vec<StoreReport>,
 }
 

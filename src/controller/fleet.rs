@@ -20,7 +20,7 @@ use crate::{
 /// How much the clocks of agents may be off before a Lease that was never seen to change counts as long dead.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 /// How many stores an agent reports on at most: the schema of NodeCache has this bound.
-const MOST_REPORTS: usize = 64;
+const MOST_REPORTS: usize = 128;
 /// How many nodes a message names; more would be no help.
 const NAMED_NODES: usize = 5;
 

@@ -195,10 +195,10 @@ fn a_node_that_has_not_reported_on_a_store_or_has_no_room_in_it_is_given_nothing
     let why = fleet.choose(&writes, now).unwrap_err();
     assert!(why.contains("can read store s and not write to it: client.x may not"), "{why}");
     assert_eq!(fleet.choose(&reads, now).unwrap().node, "a");
-    let many: Vec<_> = (0..64).map(|n| report(&format!("other-{n}"), true)).collect();
+    let many: Vec<_> = (0..128).map(|n| report(&format!("other-{n}"), true)).collect();
     fleet.observe_reports("a", Some(&many));
     let why = fleet.choose(&writes, now).unwrap_err();
-    assert!(why.contains("an agent reports on 64 stores at most"), "{why}");
+    assert!(why.contains("an agent reports on 128 stores at most"), "{why}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     ptr::{null, null_mut},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -11,10 +12,17 @@ use super::{
     text,
 };
 
+/// How long a connection is kept after librbd looked through all pools with it. Its threads then have handles of their own on the connection
+/// (`librados::Rados`, made of an `IoCtx`), and give them back after the call has returned; `rados_shutdown` does not ask who has any, and
+/// frees what they lock. A thread that has only to leave a function does so in far less, also where many want the processor.
+const LINGERING: Duration = Duration::from_millis(500);
+
 /// A connection to a cluster, or one that is being set up.
 pub(in super::super) struct Cluster {
     pub(super) api: &'static Api,
     handle: Shared,
+    /// When librbd last looked through all pools.
+    scanned: Mutex<Option<Instant>>,
 }
 
 impl Cluster {
@@ -35,7 +43,7 @@ impl Cluster {
         // SAFETY: strings and place live during the call.
         check(unsafe { (api.rados_create2)(&raw mut handle, cluster.as_ptr(), user.as_ptr(), 0) })?;
         exit::opened();
-        Ok(Self { api, handle: Shared(handle) })
+        Ok(Self { api, handle: Shared(handle), scanned: Mutex::new(None) })
     }
 
     pub(in super::super) fn read_config(&mut self, path: &str) -> Outcome<()> {
@@ -114,8 +122,11 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let (api, handle) = (self.api, self.handle);
+        let scanned = *self.scanned.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let rest = scanned.map_or(Duration::ZERO, |at| LINGERING.saturating_sub(at.elapsed()));
         // SAFETY: whatever rests on the connection keeps it alive, so nothing does any more.
         in_background(move || {
+            std::thread::sleep(rest);
             unsafe { (api.rados_shutdown)(handle.get()) };
             exit::closed();
         });
@@ -135,6 +146,13 @@ impl Pool {
 
     pub(super) fn handle(&self) -> super::Handle {
         self.handle.get()
+    }
+
+    /// Does what has librbd look through all pools, from one of its threads.
+    pub(super) fn scanning<T>(&self, call: impl FnOnce() -> T) -> T {
+        let done = call();
+        *self.cluster.scanned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        done
     }
 
     /// Waits until callbacks of watches that have ended are done.

@@ -115,7 +115,9 @@ impl Pool {
         making.with(self.api(), |options| {
             let (from, into) = (self.handle(), to.handle());
             // SAFETY: the strings live during the call.
-            check(unsafe { clone(from, parent.as_ptr(), snapshot.as_ptr(), into, name.as_ptr(), options) }).map(drop)
+            let code = self
+                .scanning(|| unsafe { clone(from, parent.as_ptr(), snapshot.as_ptr(), into, name.as_ptr(), options) });
+            check(code).map(drop)
         })
     }
 
@@ -129,7 +131,7 @@ impl Pool {
     pub(in super::super) fn remove_image(&self, name: &str) -> Outcome<()> {
         let name = text(name)?;
         // SAFETY: the string lives during the call.
-        check(unsafe { (self.api().rbd_remove)(self.handle(), name.as_ptr()) }).map(drop)
+        check(self.scanning(|| unsafe { (self.api().rbd_remove)(self.handle(), name.as_ptr()) })).map(drop)
     }
 }
 
@@ -280,7 +282,7 @@ impl Image {
 
     /// `BUSY` if there are clones, `INVAL` if it is not protected.
     pub(in super::super) fn unprotect(&self, name: &str) -> Outcome<()> {
-        self.with_snapshot(name, self.api().rbd_snap_unprotect)
+        self.pool.scanning(|| self.with_snapshot(name, self.api().rbd_snap_unprotect))
     }
 
     pub(in super::super) fn remove_snapshot(&self, name: &str) -> Outcome<()> {
@@ -310,7 +312,9 @@ impl Image {
         let none = null_mut();
         let empty = LinkedImage { pool_id: 0, pool: none, namespace: none, id: none, name: none, trash: false };
         // SAFETY: the list has the length that is given; what is returned is copied, then given back once.
-        let mut found = listed(empty, |items, count| unsafe { (api.rbd_list_children3)(self.handle(), items, count) })?;
+        let mut found = listed(empty, |items, count| {
+            self.pool.scanning(|| unsafe { (api.rbd_list_children3)(self.handle(), items, count) })
+        })?;
         let child = |child: &LinkedImage| Child {
             pool: copied(child.pool),
             namespace: copied(child.namespace),
