@@ -123,14 +123,14 @@ async fn pods_are_what_the_strictest_namespaces_take() {
 #[tokio::test]
 async fn only_the_port_of_the_data_api_is_open_and_it_can_be_closed() {
     let plane = ControlPlane::start().await.unwrap();
-    helm(&plane, &["install", "vitrine", CHART, "-n", SPACE, "--create-namespace"]).await;
+    helm(&plane, &["install", "vitrine", CHART, "-n", SPACE, "--create-namespace", "--set", ALONE]).await;
     assert!(agent_args(&plane).await.contains(&"--data-address=[::]:8443".to_owned()));
     let ports = get(&plane, &["service", "vitrine-data"]).await["spec"]["ports"].clone();
     assert_eq!((&ports[0]["port"], &ports[0]["targetPort"]), (&json!(443), &json!("data")));
     let open = async |part: &str| get(&plane, &["networkpolicy", part]).await["spec"]["ingress"].clone();
     assert_eq!(open("vitrine-agent").await, json!([{ "ports": [{ "port": "data", "protocol": "TCP" }] }]));
     assert_eq!(open("vitrine-operator").await, Value::Null);
-    let upgrade = ["upgrade", "vitrine", CHART, "-n", SPACE, "--set-json"];
+    let upgrade = ["upgrade", "vitrine", CHART, "-n", SPACE, "--set", ALONE, "--set-json"];
     let from = r#"networkPolicies={"dataFrom":[{"namespaceSelector":{"matchLabels":{"team":"vms"}}}]}"#;
     helm(&plane, &[&upgrade[..], &[from]].concat()).await;
     let from = open("vitrine-agent").await[0]["from"].clone();

@@ -178,7 +178,7 @@ async fn prometheus_has_an_answer_to_every_query_of_the_dashboard_and_the_alerts
     }
     for (query, least) in [
         ("sum(vitrine_received_bytes_total{action=\"Import\"})", 3 << 20),
-        ("sum(vitrine_written_bytes_total{action=\"Import\"})", 3 << 20),
+        ("sum(vitrine_written_bytes_total{action=\"Import\"})", 1 << 20),
         ("vitrine_images{phase=\"Active\"}", 1),
         ("sum(vitrine_source_interruptions_total)", 1),
         ("vitrine_tasks_total{action=\"Import\",result=\"succeeded\"}", 1),

@@ -50,11 +50,6 @@ impl Spill {
         Ok(())
     }
 
-    /// Whether `length` more bytes may be kept.
-    pub fn has_room(&self, length: u64) -> bool {
-        self.written.saturating_add(length) <= self.limit
-    }
-
     /// Forgets what was kept, and gives its room back.
     pub fn clear(&mut self) {
         (self.file, self.held, self.written) = (None, RangeSet::default(), 0);

@@ -177,14 +177,19 @@ impl<F: Feed> Window<F> {
             self.held.start = end;
             return Ok(());
         }
-        if self.keep == Keep::WhileRoom && !self.spill.has_room(piece.len() as u64) {
+        if self.keep == Keep::WhileRoom && self.spill.keep(start, &piece).is_err() {
+            // There is no room, or no place at all: it would hardly have been needed.
             self.keep = Keep::Unread;
             self.spill.clear();
+        } else if self.keep == Keep::WhileRoom {
+            self.read.forget_below(end);
+            self.held.start = end;
+            return Ok(());
         }
         let nothing = RangeSet::default();
         let done_with = match self.keep {
-            Keep::All | Keep::WhileRoom => &nothing,
-            Keep::Unread => &self.read,
+            Keep::All => &nothing,
+            Keep::Unread | Keep::WhileRoom => &self.read,
         };
         // One stretch, whatever was read between: a list of small ones would be as large as an attacker likes.
         let missing = done_with.missing(start..end);
