@@ -33,11 +33,7 @@ async fn kills_in_the_middle_of_copies_cost_nothing_but_time() {
     let node = site.lab.node("n").await;
     let (mut operator, mut agent) = (site.operator(&["--leader-lease", "1"]), site.lab.start(&node, &[]));
     let leases: Api<Lease> = Api::namespaced(site.lab.client.clone(), &site.lab.namespace);
-    let folders = ["a", "b", "c"].map(|name| node.stores.join(name));
-    for (name, folder) in ["a", "b", "c"].iter().zip(&folders) {
-        // One that others could reach as well, and two that they could not.
-        site.store(name, folder, *name == "c", None).await;
-    }
+    let folders = site.three_folders(&node).await;
     let disk = raw(7, SIZE);
     site.lab.server.put("/disk", Route::bytes(disk.clone()));
     make(&site, "disk", &["a"], json!({})).await;

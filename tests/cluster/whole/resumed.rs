@@ -59,11 +59,7 @@ async fn a_killed_agent_costs_a_copy_between_folders_only_what_was_under_way() {
     let site = Site::shared("resumed").await;
     let node = site.lab.node("n").await;
     let (_operator, mut agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    let folders = ["a", "b", "c"].map(|name| node.stores.join(name));
-    for (name, folder) in ["a", "b", "c"].iter().zip(&folders) {
-        // One that others could reach as well, and two that they could not.
-        site.store(name, folder, *name == "c", None).await;
-    }
+    let folders = site.three_folders(&node).await;
     let disk = raw(7, SIZE);
     site.lab.server.put("/disk", Route::bytes(disk.clone()));
     make(&site, "disk", &["a"], json!({})).await;

@@ -75,6 +75,16 @@ impl<'a> Site<'a> {
         self.lab.plane.apply(&manifest.to_string()).await.unwrap();
     }
 
+    /// Makes the ImageStores `a`, `b` and `c` in folders of `node`: two that only it reaches, and one that others could reach as well.
+    pub async fn three_folders(&self, node: &Node) -> [PathBuf; 3] {
+        let names = ["a", "b", "c"];
+        let folders = names.map(|name| node.stores.join(name));
+        for (name, folder) in names.iter().zip(&folders) {
+            self.store(name, folder, *name == "c", None).await;
+        }
+        folders
+    }
+
     /// Makes the Image `name` of `tenant`, from `path` on the lab's server, in store `store`.
     pub async fn image(&self, tenant: &str, name: &str, path: &str, store: &str) {
         let manifest = json!({
