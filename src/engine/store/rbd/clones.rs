@@ -103,19 +103,22 @@ pub(super) fn make(place: &Arc<Place>, key: &ObjectKey, pool: &str, name: &str) 
     }
     let (_, image) = published::open(place, key, published::Use::Hidden)?;
     let failed = |errno| place.error(&doing, errno);
+    let deleting = || told(Kind::NotFound, "the image is being deleted".to_owned());
+    // librbd would find that out as well, and close what it had only just opened: see decision 0028.
+    if !image.is_protected(SNAPSHOT).map_err(failed)? {
+        return Err(deleting());
+    }
     image.close().map_err(failed)?;
     let target = open_target(place, pool, &doing)?;
-    let parent = layout::object(key);
-    let clone = |making: &Making| place.pool().clone_image(&parent, SNAPSHOT, &target, name, making);
-    let cloned = match clone(&Making::default()) {
-        // Only the second format reaches into another namespace. It is not the usual one while clients may be older than it.
-        Err(Errno::XDEV) => clone(&Making { clone_format: Some(2), ..Making::default() }),
-        cloned => cloned,
-    };
+    // Only the second format reaches into another namespace. It is not the usual one while clients may be older than it.
+    let namespace = pool.split_once('/').map(|(_, namespace)| namespace);
+    let clone_format = (namespace != place.namespace()).then_some(2);
+    let making = Making { clone_format, ..Making::default() };
+    let cloned = place.pool().clone_image(&layout::object(key), SNAPSHOT, &target, name, &making);
     match cloned {
         Ok(()) => Ok(format!("rbd://{}/{pool}/{name}", place.fsid())),
         // Between the look and the clone it was deleted, or is about to be.
-        Err(Errno::INVAL | Errno::NOENT) => Err(told(Kind::NotFound, "the image is being deleted".to_owned())),
+        Err(Errno::INVAL | Errno::NOENT) => Err(deleting()),
         Err(Errno::EXIST) => {
             Err(told(Kind::AlreadyExists, format!("{pool}/{name} exists already; choose another name, or remove it")))
         }

@@ -1,9 +1,9 @@
 //! A connection to a cluster, and a pool of it.
 
 use std::{
+    ffi::c_int,
     ptr::{null, null_mut},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
 use super::{
@@ -12,17 +12,34 @@ use super::{
     text,
 };
 
-/// How long a connection is kept after librbd looked through all pools with it. Its threads then have handles of their own on the connection
-/// (`librados::Rados`, made of an `IoCtx`), and give them back after the call has returned; `rados_shutdown` does not ask who has any, and
-/// frees what they lock. A thread that has only to leave a function does so in far less, also where many want the processor.
-const LINGERING: Duration = Duration::from_millis(500);
+unsafe extern "C" {
+    /// Linux, `sched_setscheduler(2)`; the parameter is one `int`, and 0 is the calling thread.
+    fn sched_setscheduler(thread: c_int, policy: c_int, parameter: *const c_int) -> c_int;
+}
+
+/// `SCHED_OTHER`, the usual policy, and `SCHED_BATCH`.
+const USUAL: c_int = 0;
+const BATCH: c_int = 3;
+
+/// Does something, so that the threads which it starts wait for their turn when they are woken, and take no processor from who woke them:
+/// one thread of a connection would otherwise be held up at the very place where another must not overtake it. See decision 0028. Where
+/// the kernel refuses, it is done all the same.
+fn unhurried<T>(what: impl FnOnce() -> T) -> T {
+    let priority = 0;
+    // SAFETY: the parameter lives during the call.
+    let changed = unsafe { sched_setscheduler(0, BATCH, &raw const priority) } == 0;
+    let done = what();
+    if changed {
+        // SAFETY: as above.
+        unsafe { sched_setscheduler(0, USUAL, &raw const priority) };
+    }
+    done
+}
 
 /// A connection to a cluster, or one that is being set up.
 pub(in super::super) struct Cluster {
     pub(super) api: &'static Api,
     handle: Shared,
-    /// When librbd last looked through all pools.
-    scanned: Mutex<Option<Instant>>,
 }
 
 impl Cluster {
@@ -43,7 +60,7 @@ impl Cluster {
         // SAFETY: strings and place live during the call.
         check(unsafe { (api.rados_create2)(&raw mut handle, cluster.as_ptr(), user.as_ptr(), 0) })?;
         exit::opened();
-        Ok(Self { api, handle: Shared(handle), scanned: Mutex::new(None) })
+        Ok(Self { api, handle: Shared(handle) })
     }
 
     pub(in super::super) fn read_config(&mut self, path: &str) -> Outcome<()> {
@@ -60,7 +77,7 @@ impl Cluster {
 
     pub(in super::super) fn connect(&mut self) -> Outcome<()> {
         // SAFETY: connected once, because what connects owns the handle alone.
-        check(unsafe { (self.api.rados_connect)(self.handle.get()) })?;
+        check(unhurried(|| unsafe { (self.api.rados_connect)(self.handle.get()) }))?;
         // Not before: what the libraries have set up by now must not be torn down first.
         exit::wait_for_connections();
         Ok(())
@@ -122,11 +139,8 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let (api, handle) = (self.api, self.handle);
-        let scanned = *self.scanned.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let rest = scanned.map_or(Duration::ZERO, |at| LINGERING.saturating_sub(at.elapsed()));
         // SAFETY: whatever rests on the connection keeps it alive, so nothing does any more.
         in_background(move || {
-            std::thread::sleep(rest);
             unsafe { (api.rados_shutdown)(handle.get()) };
             exit::closed();
         });
@@ -146,13 +160,6 @@ impl Pool {
 
     pub(super) fn handle(&self) -> super::Handle {
         self.handle.get()
-    }
-
-    /// Does what has librbd look through all pools, from one of its threads.
-    pub(super) fn scanning<T>(&self, call: impl FnOnce() -> T) -> T {
-        let done = call();
-        *self.cluster.scanned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        done
     }
 
     /// Waits until callbacks of watches that have ended are done.

@@ -4,6 +4,8 @@ use std::{
     ffi::{c_char, c_int, c_void},
     ptr::{null, null_mut},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -115,9 +117,7 @@ impl Pool {
         making.with(self.api(), |options| {
             let (from, into) = (self.handle(), to.handle());
             // SAFETY: the strings live during the call.
-            let code = self
-                .scanning(|| unsafe { clone(from, parent.as_ptr(), snapshot.as_ptr(), into, name.as_ptr(), options) });
-            check(code).map(drop)
+            check(unsafe { clone(from, parent.as_ptr(), snapshot.as_ptr(), into, name.as_ptr(), options) }).map(drop)
         })
     }
 
@@ -131,21 +131,27 @@ impl Pool {
     pub(in super::super) fn remove_image(&self, name: &str) -> Outcome<()> {
         let name = text(name)?;
         // SAFETY: the string lives during the call.
-        check(self.scanning(|| unsafe { (self.api().rbd_remove)(self.handle(), name.as_ptr()) })).map(drop)
+        check(unsafe { (self.api().rbd_remove)(self.handle(), name.as_ptr()) }).map(drop)
     }
 }
+
+/// How long an image is left alone before it is closed: a thread of librbd that has woken us may not be done with it yet, and closing
+/// frees what it locks next. See decision 0028.
+const REST: Duration = Duration::from_millis(100);
 
 /// An open image. It is closed on a thread of its own, unless `close` does it.
 pub(in super::super) struct Image {
     pool: Arc<Pool>,
     handle: Option<Shared>,
+    /// Whether others see that it is open.
+    seen: bool,
 }
 
 impl Image {
     /// Opens an image by its id, at a snapshot if one is named. Others see that somebody uses it.
     pub(in super::super) fn open(pool: &Arc<Pool>, id: &str, snapshot: Option<&str>) -> Outcome<Self> {
         let api = pool.api();
-        Self::open_with(pool, id, snapshot, |pool, id, place, snapshot| {
+        Self::open_with(pool, id, snapshot, true, |pool, id, place, snapshot| {
             // SAFETY: strings and place live during the call.
             unsafe { (api.rbd_open_by_id)(pool, id, place, snapshot) }
         })
@@ -154,7 +160,7 @@ impl Image {
     /// The same for looking only; nobody sees it.
     pub(in super::super) fn look(pool: &Arc<Pool>, id: &str, snapshot: Option<&str>) -> Outcome<Self> {
         let api = pool.api();
-        Self::open_with(pool, id, snapshot, |pool, id, place, snapshot| {
+        Self::open_with(pool, id, snapshot, false, |pool, id, place, snapshot| {
             // SAFETY: as above.
             unsafe { (api.rbd_open_by_id_read_only)(pool, id, place, snapshot) }
         })
@@ -163,7 +169,7 @@ impl Image {
     /// The same by its name.
     pub(in super::super) fn look_by_name(pool: &Arc<Pool>, name: &str) -> Outcome<Self> {
         let api = pool.api();
-        Self::open_with(pool, name, None, |pool, name, place, snapshot| {
+        Self::open_with(pool, name, None, false, |pool, name, place, snapshot| {
             // SAFETY: as above.
             unsafe { (api.rbd_open_read_only)(pool, name, place, snapshot) }
         })
@@ -172,7 +178,7 @@ impl Image {
     /// Opens for writing by name.
     pub(in super::super) fn open_by_name(pool: &Arc<Pool>, name: &str) -> Outcome<Self> {
         let api = pool.api();
-        Self::open_with(pool, name, None, |pool, name, place, snapshot| {
+        Self::open_with(pool, name, None, true, |pool, name, place, snapshot| {
             // SAFETY: as above.
             unsafe { (api.rbd_open)(pool, name, place, snapshot) }
         })
@@ -182,12 +188,13 @@ impl Image {
         pool: &Arc<Pool>,
         what: &str,
         snapshot: Option<&str>,
+        seen: bool,
         open: impl FnOnce(Handle, *const c_char, *mut Handle, *const c_char) -> c_int,
     ) -> Outcome<Self> {
         let (what, snapshot, mut handle) = (text(what)?, snapshot.map(text).transpose()?, null_mut());
         let snapshot = snapshot.as_ref().map_or(null(), |snapshot| snapshot.as_ptr());
         check(open(pool.handle(), what.as_ptr(), &raw mut handle, snapshot))?;
-        Ok(Self { pool: Arc::clone(pool), handle: Some(Shared(handle)) })
+        Ok(Self { pool: Arc::clone(pool), handle: Some(Shared(handle)), seen })
     }
 
     fn api(&self) -> &'static Api {
@@ -198,9 +205,13 @@ impl Image {
         self.handle.map_or(null_mut(), Shared::get)
     }
 
-    /// Closes it and waits for that.
+    /// Closes it, and waits for that if others see that it is open.
     pub(in super::super) fn close(mut self) -> Outcome<()> {
+        if !self.seen {
+            return Ok(());
+        }
         let Some(handle) = self.handle.take() else { return Ok(()) };
+        thread::sleep(REST);
         // SAFETY: the handle was open, and is used no more.
         check(unsafe { (self.api().rbd_close)(handle.get()) }).map(drop)
     }
@@ -280,9 +291,16 @@ impl Image {
         self.with_snapshot(name, self.api().rbd_snap_protect)
     }
 
+    pub(in super::super) fn is_protected(&self, name: &str) -> Outcome<bool> {
+        let (name, mut protected) = (text(name)?, 0);
+        // SAFETY: the image is open; string and place live during the call.
+        check(unsafe { (self.api().rbd_snap_is_protected)(self.handle(), name.as_ptr(), &raw mut protected) })?;
+        Ok(protected != 0)
+    }
+
     /// `BUSY` if there are clones, `INVAL` if it is not protected.
     pub(in super::super) fn unprotect(&self, name: &str) -> Outcome<()> {
-        self.pool.scanning(|| self.with_snapshot(name, self.api().rbd_snap_unprotect))
+        self.with_snapshot(name, self.api().rbd_snap_unprotect)
     }
 
     pub(in super::super) fn remove_snapshot(&self, name: &str) -> Outcome<()> {
@@ -312,9 +330,7 @@ impl Image {
         let none = null_mut();
         let empty = LinkedImage { pool_id: 0, pool: none, namespace: none, id: none, name: none, trash: false };
         // SAFETY: the list has the length that is given; what is returned is copied, then given back once.
-        let mut found = listed(empty, |items, count| {
-            self.pool.scanning(|| unsafe { (api.rbd_list_children3)(self.handle(), items, count) })
-        })?;
+        let mut found = listed(empty, |items, count| unsafe { (api.rbd_list_children3)(self.handle(), items, count) })?;
         let child = |child: &LinkedImage| Child {
             pool: copied(child.pool),
             namespace: copied(child.namespace),
@@ -411,6 +427,7 @@ impl Drop for Image {
             let pool = Arc::clone(&self.pool);
             // SAFETY: operations under way keep the image open, so there are none.
             in_background(move || {
+                thread::sleep(REST);
                 unsafe { (pool.api().rbd_close)(handle.get()) };
             });
         }

@@ -99,6 +99,7 @@ functions! {
         rbd_snap_create(Handle, Text) -> c_int;
         rbd_snap_protect(Handle, Text) -> c_int;
         rbd_snap_unprotect(Handle, Text) -> c_int;
+        rbd_snap_is_protected(Handle, Text, *mut c_int) -> c_int;
         rbd_snap_remove(Handle, Text) -> c_int;
         rbd_watchers_list(Handle, *mut Watcher, *mut usize) -> c_int;
         rbd_watchers_list_cleanup(*mut Watcher, usize);

@@ -42,7 +42,6 @@ impl Errno {
     pub(super) const ACCES: Self = Self(13);
     pub(super) const BUSY: Self = Self(16);
     pub(super) const EXIST: Self = Self(17);
-    pub(super) const XDEV: Self = Self(18);
     pub(super) const INVAL: Self = Self(22);
     pub(super) const NOSPC: Self = Self(28);
     pub(super) const ROFS: Self = Self(30);
