@@ -18,6 +18,7 @@ use vitrine::api::{Action, ImageStore, ImageTask, NodeCache, identity};
 /// Short, so that a lost agent is noticed while a test waits.
 pub const LEASE_SECONDS: i32 = 4;
 const TICK: Duration = Duration::from_millis(150);
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What the agent does with imports.
 #[derive(Clone, Debug)]
@@ -64,8 +65,11 @@ impl Agent {
             state: Arc::new(Mutex::new(state)),
             stop: CancellationToken::new(),
         };
-        let (body, stop) = (agent.clone(), agent.stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(body.live()).await });
+        // As with a real agent, no work holds up the heartbeat.
+        let (heart, hands, stop) = (agent.clone(), agent.clone(), agent.stop.clone());
+        tokio::spawn(
+            async move { stop.run_until_cancelled(futures::future::join(heart.live(), hands.labour())).await },
+        );
         agent
     }
 
@@ -94,20 +98,34 @@ impl Agent {
     }
 
     async fn live(self) {
-        let mut renewed: Option<Instant> = None;
         loop {
-            tokio::time::sleep(TICK).await;
-            if self.state.lock().unwrap().silent {
-                continue;
-            }
-            if renewed.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
+            if !self.is_silent() {
                 let beat = self.beat().await;
                 self.note(beat);
-                renewed = Some(Instant::now());
+            }
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    async fn labour(self) {
+        let mut reported: Option<Instant> = None;
+        loop {
+            tokio::time::sleep(TICK).await;
+            if self.is_silent() {
+                continue;
+            }
+            if reported.is_none_or(|at| at.elapsed() > BEAT) {
+                let report = self.report().await;
+                self.note(report);
+                reported = Some(Instant::now());
             }
             let work = self.work().await;
             self.note(work);
         }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.state.lock().unwrap().silent
     }
 
     fn note(&self, result: kube::Result<()>) {
@@ -133,8 +151,7 @@ impl Agent {
                 "renewTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
             },
         });
-        leases.patch(&name, &apply(), &Patch::Apply(lease)).await?;
-        self.report().await
+        leases.patch(&name, &apply(), &Patch::Apply(lease)).await.map(drop)
     }
 
     async fn report(&self) -> kube::Result<()> {
