@@ -173,3 +173,50 @@ async fn wrong_values_are_refused_and_named() {
         assert!(!done.status.success() && done.stderr.contains(said), "{value}: {}{}", done.stderr, done.stdout);
     }
 }
+
+/// What the chart makes, as it was last read by somebody: every change of a template or a default shows as a change of these files.
+/// `VITRINE_WRITE_GOLDEN=1` writes them anew.
+#[tokio::test]
+async fn what_is_rendered_is_what_was_reviewed() {
+    let plane = ControlPlane::shared().await.unwrap();
+    // The definitions, rights and policies have files of their own in this tree.
+    let leave_out = ["crds.enabled=false"];
+    let everything = [
+        "agents.storePath=/var/lib/vitrine",
+        "agents.allowSources={10.0.0.5,images.example}",
+        "agents.clusterCIDRs={10.96.0.0/16}",
+        "agents.env[0].name=HTTPS_PROXY",
+        "agents.env[0].value=http://proxy.example:3128",
+        "operator.watchNamespaces={team}",
+        "operator.storeSelector=tier=gold",
+        "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+        "image.pullSecrets[0].name=registry",
+        "data.names={images.example}",
+        "data.service.type=LoadBalancer",
+        "networkPolicies.dataFrom[0].namespaceSelector.matchLabels.team=vms",
+        "networkPolicies.monitoringFrom[0].namespaceSelector.matchLabels.team=ops",
+        "monitoring.podMonitors.enabled=true",
+        "defaultStore.enabled=true",
+        "defaultStore.spec.filesystem.path=/var/lib/vitrine/images",
+    ];
+    for (name, values) in [("default", &[][..]), ("everything", &everything[..])] {
+        let sets = leave_out.iter().chain(values).flat_map(|value| ["--set", value]);
+        let args: Vec<_> = ["template", "vitrine", CHART, "-n", SPACE].into_iter().chain(sets).collect();
+        let rendered = helm(plane, &args).await;
+        let own = |part: &&str| {
+            !["rbac.yaml", "policies.yaml"].iter().any(|file| part.contains(&format!("templates/{file}\n")))
+        };
+        let rendered: String = rendered.split_inclusive("\n---\n").filter(own).collect();
+        let golden = format!("{}/tests/cluster/golden/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("VITRINE_WRITE_GOLDEN").is_some() {
+            std::fs::write(&golden, &rendered).unwrap();
+        }
+        let reviewed = std::fs::read_to_string(&golden).unwrap();
+        let first = rendered.lines().zip(reviewed.lines()).position(|(now, then)| now != then);
+        assert!(
+            rendered == reviewed,
+            "{golden} differs from line {}: if that is meant, run this test with VITRINE_WRITE_GOLDEN=1 and read the difference",
+            first.unwrap_or_else(|| rendered.lines().count().min(reviewed.lines().count())) + 1
+        );
+    }
+}

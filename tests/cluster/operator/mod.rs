@@ -7,6 +7,7 @@
 mod admission;
 mod agent;
 mod daemonset;
+mod gitops;
 mod images;
 mod lab;
 mod operators;

@@ -80,6 +80,19 @@ pub static CNI: Family = Family {
     version_package: None,
 };
 
+pub static GITOPS: Family = Family {
+    name: "gitops",
+    files: &[
+        ("go.mod", include_str!("../../go/gitops/go.mod")),
+        ("go.sum", include_str!("../../go/gitops/go.sum")),
+        ("main.go", include_str!("../../go/gitops/main.go")),
+    ],
+    programs: &[("vitrine.test/gitops", "gitops")],
+    links: &[],
+    module: "sigs.k8s.io/cli-utils",
+    version_package: None,
+};
+
 impl Family {
     /// The version that `go.mod` pins, such as `v1.37.2`.
     pub fn version(&self) -> &'static str {
@@ -131,7 +144,7 @@ mod tests {
 
     #[test]
     fn versions_come_from_the_modules() {
-        for family in [&KUBERNETES, &ETCD, &HELM, &CONTAINERD, &CNI] {
+        for family in [&KUBERNETES, &ETCD, &HELM, &CONTAINERD, &CNI, &GITOPS] {
             let version = family.version();
             assert!(version.starts_with('v') && version.matches('.').count() == 2, "{}: {version}", family.name);
         }

@@ -40,11 +40,13 @@ pub enum Tool {
     Ctr,
     /// The plugin that gives pods their network; those that it needs lie beside it.
     CniBridge,
+    /// How Flux and Argo CD read an object.
+    Gitops,
 }
 
 impl Tool {
     /// Every tool there is.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Etcd,
         Self::KubeApiserver,
         Self::KubeControllerManager,
@@ -56,6 +58,7 @@ impl Tool {
         Self::Containerd,
         Self::Ctr,
         Self::CniBridge,
+        Self::Gitops,
     ];
     /// What a control plane and its user need.
     pub const CONTROL_PLANE: [Self; 4] = [Self::Etcd, Self::KubeApiserver, Self::KubeControllerManager, Self::Kubectl];
@@ -78,6 +81,7 @@ impl Tool {
             Self::Containerd => "containerd",
             Self::Ctr => "ctr",
             Self::CniBridge => "bridge",
+            Self::Gitops => "gitops",
         }
     }
 
@@ -98,6 +102,7 @@ impl Tool {
             Self::Helm => &family::HELM,
             Self::Containerd | Self::Ctr => &family::CONTAINERD,
             Self::CniBridge => &family::CNI,
+            Self::Gitops => &family::GITOPS,
         }
     }
 }
