@@ -25,6 +25,7 @@ use vitrine_engine::{
     store::{
         Store,
         filesystem::{FilesystemOptions, FilesystemStore, StoreId},
+        meter::MeteredStore,
     },
 };
 
@@ -119,7 +120,7 @@ impl Stores {
         let expected = self.expected(place)?;
         let cell = self.cell(place, expected.as_ref());
         let store = cell.get_or_try_init(|| async move {
-            match place.backend {
+            let store = match place.backend {
                 Backend { filesystem: Some(folder), .. } => self.open_folder(place.name, folder, expected).await,
                 Backend { rbd: Some(pool), .. } => {
                     let store = pool::open(self.secrets(place.name)?, place.name, pool, self.owner.clone()).await?;
@@ -130,7 +131,8 @@ impl Stores {
                     self.take_up(place, Arc::new(store), expected.as_ref())
                 }
                 Backend { filesystem: None, rbd: None, s3: None } => Err(unknown(place.name)),
-            }
+            };
+            store.map(|store| Arc::new(MeteredStore::new(store)) as Arc<dyn Store>)
         });
         store.await.cloned()
     }

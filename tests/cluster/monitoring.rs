@@ -184,6 +184,8 @@ async fn prometheus_has_an_answer_to_every_query_of_the_dashboard_and_the_alerts
         ("vitrine_tasks_total{action=\"Import\",result=\"succeeded\"}", 1),
         ("vitrine_tasks_total{action=\"Import\",reason=\"Unavailable\"}", 1),
         ("sum(vitrine_task_stage_duration_seconds_count{stage=\"Publishing\"})", 1),
+        ("sum(vitrine_store_request_duration_seconds_count{operation=\"publish\"})", 1),
+        ("sum(vitrine_store_written_bytes_total)", 1 << 20),
         (&format!("vitrine_store_ready{{store=\"{}\"}}", site.store_name("s")), 1),
     ] {
         prometheus.shows(&format!("{query} >= {least}")).await;

@@ -13,6 +13,7 @@ use vitrine_engine::{
         fault::{CommitFault, Faults, FaultyStore},
         limit::LimitedStore,
         memory::MemoryStore,
+        meter::MeteredStore,
     },
 };
 
@@ -27,6 +28,12 @@ conformance::suite!(without_faults, {
 conformance::suite!(below_the_limit, {
     let memory = MemoryStore::new("memory");
     let wrap = || Arc::new(LimitedStore::new(Arc::new(memory.clone()), 4));
+    Subject { store: wrap(), again: wrap(), granularity: 64 << 10, keep: Box::new(()) }
+});
+
+conformance::suite!(counted, {
+    let memory = MemoryStore::new("memory");
+    let wrap = || Arc::new(MeteredStore::new(Arc::new(memory.clone())));
     Subject { store: wrap(), again: wrap(), granularity: 64 << 10, keep: Box::new(()) }
 });
 

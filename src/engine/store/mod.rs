@@ -8,7 +8,7 @@
 //! | [`memory`] | the reference for all others, and for tests |
 //! | [`rbd`] | a Ceph pool: an RBD image with a protected snapshot per object |
 //! | [`s3`] | a bucket of an S3 server: pieces that hold only data, published by one conditional write |
-//! | [`limit`], [`fault`], [`thick`] | decorators: how many sinks at once; errors and delays on purpose; no holes |
+//! | [`limit`], [`fault`], [`thick`], [`meter`] | decorators: how many sinks at once; errors and delays on purpose; no holes; metrics |
 //!
 //! `tests/stores` holds the conformance suite that every one of them passes.
 
@@ -20,6 +20,7 @@ pub mod filesystem;
 mod leftover;
 pub mod limit;
 pub mod memory;
+pub mod meter;
 mod owner;
 pub mod pipe;
 pub mod plain;
