@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! engine (a crate of its own, knows no Kubernetes): source ─► unpack ─► format ─► verify ─► store
-//! api ─► kube ─► { controller (decides) , agent (moves bytes) , cli }   the cluster side
+//! api ─► kube ─► { controller (decides) , agent (moves bytes) , http , client (a person) } ─► cli   the cluster side
 //! ```
 //!
-//! Imports point one way (held by `tests/structure`): `engine → api → kube → {controller, agent, http, cli} → telemetry → main`.
-//! Modules in one pair of braces never import each other.
+//! Imports point one way (held by `tests/structure`): `engine → api → kube → {controller, agent, http, client} → cli → telemetry →
+//! main`. Modules in one pair of braces never import each other, and `cli` imports none of them but `client`.
 
 pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod client;
 pub mod controller;
 pub mod http;
 pub mod kube;

@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use async_trait::async_trait;
-use clap::Parser as _;
 use vitrine::{
     agent::{self, LeaseTiming},
     api::Backend,
@@ -21,7 +20,13 @@ use vitrine_engine::{
 };
 
 fn main() -> ExitCode {
-    match Cli::parse().verb {
+    match Cli::of_process().verb {
+        Verb::Image(image) => image.run(),
+        Verb::Store(store) => store.run(),
+        Verb::Task(task) => task.run(),
+        Verb::Doctor(doctor) => doctor.run(),
+        Verb::Version(version) => version.run(),
+        Verb::Completion(completion) => completion.run(),
         Verb::Inspect(inspect) => inspect.run(),
         Verb::Convert(convert) => convert.run(),
         Verb::Import(import) => import.run(),

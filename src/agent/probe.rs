@@ -43,6 +43,8 @@ pub struct Subject {
     pub id: Option<String>,
     /// Whether this node is to list what it holds.
     pub lists: bool,
+    /// By which request of a person, if there was one.
+    pub asked: Option<String>,
 }
 
 /// A store that can be read.
@@ -163,7 +165,7 @@ async fn can_read(store: &dyn Store) -> bool {
 }
 
 fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
-    let Subject { name, uid, generation, id, .. } = subject;
+    let Subject { name, uid, generation, id, asked, .. } = subject;
     let (ready, message, look) = match answer {
         Ok(look) => {
             let message = match &look.closed {
@@ -187,6 +189,7 @@ fn report(subject: Subject, answer: Result<Look>) -> StoreReport {
         // Also where bytes are left and something else has run out, and of a store that does not tell its room.
         available: if is_full { Some(0) } else { look.capacity.map(|capacity| signed(capacity.available)) },
         probed_at: Time(Timestamp::now()),
+        asked,
         listing: None,
     }
 }
@@ -213,6 +216,7 @@ mod tests {
             read_only: false,
             id,
             lists: false,
+            asked: None,
         }
     }
 

@@ -31,10 +31,12 @@ use super::{
     stores::{Place, Stores},
     view::Pauses,
 };
-use crate::api::{AgentInfo, ImageStore, NodeCache, NodeCacheSpec, StoreReport};
+use crate::api::{AgentInfo, ImageStore, NodeCache, NodeCacheSpec, StoreReport, identity::ANNOTATION_PROBE};
 
 /// Reports kept at most: the bound in the definition of NodeCache.
 const MAX_STORES: usize = 128;
+/// Longest request of a person that is repeated: the bound in the definition of NodeCache.
+const MAX_ASKED: usize = 64;
 /// Room that must have come or gone, as a part of the capacity (1/100), to be worth a write by itself.
 const ROOM_STEP: i64 = 100;
 /// Without any change the report is written this often, so that `probedAt` does not look forgotten.
@@ -247,9 +249,9 @@ fn follow(
         }
         Event::Apply(store) => {
             let id = |store: &ImageStore| store.status.as_ref().and_then(|status| status.id.clone());
-            let (generation, id_now) = (store.metadata.generation, id(&store));
+            let now = (store.metadata.generation, id(&store), asked(&store));
             let last = known.get_or_insert_default().insert(name(&store), store);
-            last.is_none_or(|last| last.metadata.generation != generation || id(&last) != id_now)
+            last.is_none_or(|last| (last.metadata.generation, id(&last), asked(&last)) != now)
         }
         Event::Delete(store) => known.get_or_insert_default().remove(&name(&store)).is_some(),
     }
@@ -286,7 +288,14 @@ fn subject(store: &ImageStore, reports: &BTreeMap<String, StoreReport>, node: &s
         generation: store.metadata.generation.unwrap_or_default(),
         backend: store.spec.backend.clone(),
         read_only: store.spec.read_only,
+        asked: asked(store),
     })
+}
+
+/// By which request of a person the store is to be looked at.
+fn asked(store: &ImageStore) -> Option<String> {
+    let value = store.metadata.annotations.as_ref()?.get(ANNOTATION_PROBE)?;
+    Some(value.chars().take(MAX_ASKED).collect())
 }
 
 /// Removes old leftovers. Nobody waits for it, and what goes wrong says nothing of whether the store can be used.
@@ -307,8 +316,9 @@ async fn sweep(stores: Arc<Stores>, subject: Subject) {
 fn is_news(last: &[StoreReport], now: &[StoreReport]) -> bool {
     let same = |(a, b): (&StoreReport, &StoreReport)| {
         let key = |report: &StoreReport| {
-            let StoreReport { name, observed_generation, uid, id, ready, read_only, message, capacity, .. } = report;
-            let state = (*ready, *read_only, message.clone());
+            let StoreReport { name, observed_generation, uid, id, ready, read_only, message, capacity, asked, .. } =
+                report;
+            let state = (*ready, *read_only, message.clone(), asked.clone());
             (name.clone(), *observed_generation, uid.clone(), id.clone(), state, *capacity)
         };
         let entries = |report: &StoreReport| {
@@ -348,6 +358,7 @@ mod tests {
             capacity: Some(1000),
             available: Some(available),
             probed_at: Time(Timestamp::now()),
+            asked: None,
             listing: None,
         }
     }
@@ -358,6 +369,7 @@ mod tests {
         assert!(!is_news(&last, &[report("a", true, 495)]), "half a percent is noise, and so is the time");
         assert!(is_news(&last, &[report("a", true, 400)]));
         assert!(is_news(&last, &[report("a", false, 500)]));
+        assert!(is_news(&last, &[StoreReport { asked: Some("1".to_owned()), ..report("a", true, 500) }]));
         assert!(is_news(&last, &[report("b", true, 500)]));
         assert!(is_news(&last, &[]));
         assert!(is_news(&last, &[report("a", true, 500), report("b", true, 500)]));
@@ -371,12 +383,19 @@ mod tests {
             store.metadata.generation = Some(generation);
             store
         };
+        let probed = |name: &str, generation| {
+            let mut store = store(name, generation);
+            store.metadata.annotations = Some([(ANNOTATION_PROBE.to_owned(), "now".repeat(90))].into());
+            store
+        };
         let steps = [
             (Event::Init, false),
             (Event::InitApply(store("a", 1)), false),
             (Event::InitDone, true),
             (Event::Apply(store("a", 1)), false),
             (Event::Apply(store("a", 2)), true),
+            (Event::Apply(probed("a", 2)), true),
+            (Event::Apply(probed("a", 2)), false),
             (Event::Apply(store("b", 1)), true),
             (Event::Delete(store("b", 1)), true),
             (Event::Delete(store("b", 1)), false),

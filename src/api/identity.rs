@@ -1,6 +1,6 @@
 //! Names and labels that operator and agents find each other by.
 
-use super::Action;
+use super::{Action, data};
 
 /// Label on everything made for an Image in the operator's namespace: the Image's uid.
 pub const LABEL_IMAGE_UID: &str = "vitrine.dev/image-uid";
@@ -14,6 +14,9 @@ pub const ANNOTATION_NODE: &str = "vitrine.dev/node-name";
 pub const ANNOTATION_RETRY: &str = "vitrine.dev/retry";
 /// Annotation by which a person asks for every copy of an Image to be verified; any value that differs from the last one counts.
 pub const ANNOTATION_VERIFY: &str = "vitrine.dev/verify";
+/// Annotation on an ImageStore by which a person asks every node that reaches it to look at it now; any value that differs from the last
+/// one counts, and comes back in the nodes' reports.
+pub const ANNOTATION_PROBE: &str = "vitrine.dev/probe";
 /// Finalizer on Images that have, or may have, data outside the cluster, and on every ImageStore, for it may come to hold some.
 pub const FINALIZER: &str = "vitrine.dev/data";
 /// The ConfigMap beside the operator with the certificates of those who sign agents' certificates, under [`SECRET_CA_KEY`].
@@ -22,6 +25,13 @@ pub const CA_BUNDLE: &str = "vitrine-ca";
 pub const LABEL_AUTHORITY: &str = "vitrine.dev/authority";
 /// The Service in front of all agents' data API.
 pub const DATA_SERVICE: &str = "vitrine-data";
+
+/// The Lease by which operators agree on who acts.
+pub const LEADER_LEASE: &str = "vitrine-operator";
+/// The operator's Deployment, as the chart calls it.
+pub const OPERATOR_DEPLOYMENT: &str = "vitrine-operator";
+/// The agents' DaemonSet; the operator has no rights to any other.
+pub const AGENTS_DAEMON_SET: &str = "vitrine-agent";
 
 /// Key in a task's Secret under which the PEM bundle of extra certificate authorities lies.
 pub const SECRET_CA_KEY: &str = "ca.crt";
@@ -40,7 +50,7 @@ pub fn agent_lease_name(node: &str) -> String {
 
 /// Where the data of an Image is, within the cluster, if the operator is in namespace `operator`.
 pub fn data_url(operator: &str, namespace: &str, name: &str) -> String {
-    format!("https://{DATA_SERVICE}.{operator}.svc/v1/namespaces/{namespace}/images/{name}/data")
+    format!("https://{DATA_SERVICE}.{operator}.svc{}", data::path(namespace, name))
 }
 
 /// The name by which the agent on `node` proves itself to others. A node's name may be an address, or too long to be one of a server.

@@ -6,6 +6,7 @@ mod backend;
 pub mod condition;
 mod content;
 mod crd;
+pub mod data;
 pub mod identity;
 mod image;
 mod node_cache;

@@ -126,6 +126,10 @@ pub struct StoreReport {
     pub available: Option<i64>,
     /// When it was probed.
     pub probed_at: Time,
+    /// The value of the store's probe annotation then, its first 64 characters: who asked sees that this is the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub asked: Option<String>,
     /// A page of what it holds, if this node is to list it. The next one has what follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listing: Option<Listing>,

@@ -89,7 +89,10 @@ impl Checksum {
 }
 
 /// The content digest, by doing all of an import but keeping anything.
-async fn content(source: Arc<dyn Source>, limits: Limits) -> Result<Digest> {
+///
+/// # Errors
+/// What is wrong with the image.
+pub async fn content(source: Arc<dyn Source>, limits: Limits) -> Result<Digest> {
     let job = Import {
         source,
         disk_format: None,

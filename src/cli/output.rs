@@ -9,6 +9,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 use vitrine_engine::error::{Error, Kind, Result};
 
+pub use crate::client::text::{printable, short_size, size};
+
 /// A form of output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -71,41 +73,9 @@ fn table(rows: &[(&str, String)]) -> String {
     })
 }
 
-/// `text` with what could move a terminal's cursor or hide something replaced: parts of messages come from images.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-/// `bytes` for people, in powers of 1024, with the exact number where that is another.
-pub fn size(bytes: u64) -> String {
-    let short = short_size(bytes);
-    if bytes < 1024 { short } else { format!("{short} ({bytes})") }
-}
-
-/// `bytes` for people, in powers of 1024.
-pub fn short_size(bytes: u64) -> String {
-    const UNITS: [(u32, &str); 5] = [(50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    for (shift, unit) in UNITS {
-        if bytes >> shift > 0 {
-            let tenths = u128::from(bytes).saturating_mul(10) >> shift;
-            return format!("{}.{} {unit}", tenths / 10, tenths % 10).replace(".0 ", " ");
-        }
-    }
-    format!("{bytes} B")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1024), "1 KiB (1024)");
-        assert_eq!(size(10 << 30), "10 GiB (10737418240)");
-        assert_eq!(short_size((1 << 30) + (512 << 20)), "1.5 GiB");
-        assert_eq!(short_size(u64::MAX), "16383.9 PiB");
-    }
 
     #[test]
     fn nothing_from_an_image_reaches_the_terminal_raw() {

@@ -62,15 +62,26 @@ async fn draw(progress: Arc<Progress>, bar: ProgressBar) {
         }
         bar.set_message(stage(now.stage));
         bar.set_position(now.received);
+        if now.stage == Stage::Connecting {
+            // What was there before says nothing of how fast the rest comes.
+            bar.reset_eta();
+        }
         tokio::time::sleep(TICK).await;
     }
 }
 
 async fn write_lines(progress: Arc<Progress>) {
-    let started = Instant::now();
+    let (mut started, mut before, mut told) = (Instant::now(), 0, Instant::now());
     loop {
-        tokio::time::sleep(LINES).await;
-        eprintln!("{}", line(&progress.snapshot(), started.elapsed()));
+        let now = progress.snapshot();
+        if now.stage == Stage::Connecting {
+            (started, before) = (Instant::now(), now.received);
+        }
+        if told.elapsed() >= LINES {
+            eprintln!("{}", line(&now, before, started.elapsed()));
+            told = Instant::now();
+        }
+        tokio::time::sleep(TICK).await;
     }
 }
 
@@ -82,10 +93,10 @@ fn stage(stage: Stage) -> &'static str {
     }
 }
 
-/// One line for people: how much of how much, how fast, how long still.
-fn line(now: &Snapshot, elapsed: Duration) -> String {
+/// One line for people: how much of how much, how fast, how long still. `before` was there when it began.
+fn line(now: &Snapshot, before: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs().max(1);
-    let rate = now.received / seconds;
+    let rate = now.received.saturating_sub(before) / seconds;
     let (name, received) = (stage(now.stage), short_size(now.received));
     match now.total {
         None => format!("{name}: {received}, {}/s", short_size(rate)),
@@ -104,8 +115,10 @@ mod tests {
     #[test]
     fn a_line_tells_rate_and_rest() {
         let mut now = Snapshot { stage: Stage::Transferring, received: 20 << 20, total: Some(100 << 20), written: 0 };
-        assert_eq!(line(&now, Duration::from_secs(10)), "transferring: 20 MiB of 100 MiB, 2 MiB/s, 40 s left");
+        assert_eq!(line(&now, 0, Duration::from_secs(10)), "transferring: 20 MiB of 100 MiB, 2 MiB/s, 40 s left");
+        let later = line(&now, 10 << 20, Duration::from_secs(10));
+        assert_eq!(later, "transferring: 20 MiB of 100 MiB, 1 MiB/s, 80 s left", "what was there before has no rate");
         now.total = None;
-        assert_eq!(line(&now, Duration::from_secs(10)), "transferring: 20 MiB, 2 MiB/s");
+        assert_eq!(line(&now, 0, Duration::from_secs(10)), "transferring: 20 MiB, 2 MiB/s");
     }
 }

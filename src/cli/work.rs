@@ -9,6 +9,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use vitrine_engine::error::{Error, Kind, Result};
 
+use super::program;
+
 /// The image is refused.
 pub const REFUSED: u8 = 3;
 /// Ended by Ctrl-C or SIGTERM: 128 and the number of SIGINT, as shells count.
@@ -21,7 +23,7 @@ pub fn run(verb: &str, work: impl Future<Output = Result<ExitCode>>) -> ExitCode
     let runtime = match Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("vitrine {verb}: starting threads: {error}");
+            eprintln!("{} {verb}: starting threads: {error}", program::name());
             return ExitCode::FAILURE;
         }
     };
@@ -30,7 +32,7 @@ pub fn run(verb: &str, work: impl Future<Output = Result<ExitCode>>) -> ExitCode
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("vitrine {verb}: {error}");
+            eprintln!("{} {verb}: {error}", program::name());
             code_of(error.kind())
         }
     }
@@ -81,6 +83,15 @@ pub fn interruption() -> Result<CancellationToken> {
         }
     });
     Ok(token)
+}
+
+/// What `work` comes to, unless Ctrl-C comes first.
+///
+/// # Errors
+/// `Cancelled` then.
+pub async fn until_interrupted<T>(work: impl Future<Output = T>) -> Result<T> {
+    let done = interruption()?.run_until_cancelled(work).await;
+    done.ok_or_else(|| Error::new(Kind::Cancelled, "interrupted"))
 }
 
 /// Threads that unpack, hash and encode: one for each processor.

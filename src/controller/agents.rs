@@ -29,14 +29,12 @@ use tokio::time::{Instant, sleep};
 
 use super::context::Context;
 use crate::{
-    api::condition::events,
+    api::{condition::events, identity::AGENTS_DAEMON_SET as NAME},
     kube::{Doing as _, Error, Result, event::Happening},
 };
 
 /// The field manager.
 const MANAGER: &str = "vitrine-agents";
-/// The DaemonSet's name; the operator has no rights to any other.
-pub const NAME: &str = "vitrine-agent";
 /// On the DaemonSet: the digest of the file that it was made from.
 const DIGEST: &str = "vitrine.dev/agents-digest";
 /// How often the file is read again: a mounted ConfigMap changes in place, within a minute or so.

@@ -28,6 +28,7 @@ use kube::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::api::identity::LEADER_LEASE as LEADER_LEASE_NAME;
 pub use settings::{AuthorityTerms, Settings};
 
 use crate::{
@@ -41,8 +42,6 @@ use crate::{
 use context::{Bells, Context};
 use fleet::Fleet;
 
-/// The Lease by which operators agree on who acts.
-pub const LEADER_LEASE_NAME: &str = "vitrine-operator";
 /// Objects of one kind that are worked on at once: the work is waiting for the API server.
 const CONCURRENCY: u16 = 8;
 /// The wait after a conflict: the watch has what changed in a moment.

@@ -17,6 +17,7 @@ use reqwest::{Certificate, Url};
 use super::{answer::Refusal, idle::Work, memo::Memo, tenant::Place};
 use crate::api::{
     NodeCache,
+    data::{TUS_RESUMABLE, UPLOAD_LENGTH, UPLOAD_OFFSET},
     identity::{CA_BUNDLE, SECRET_CA_KEY, agent_server_name},
 };
 
@@ -42,9 +43,9 @@ const PASSED: [HeaderName; 12] = [
     header::USER_AGENT,
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,
-    HeaderName::from_static("tus-resumable"),
-    HeaderName::from_static("upload-offset"),
-    HeaderName::from_static("upload-length"),
+    TUS_RESUMABLE,
+    UPLOAD_OFFSET,
+    UPLOAD_LENGTH,
 ];
 /// What of its answer is about the connection to it, and not about what is sent.
 const DROPPED: [HeaderName; 5] =

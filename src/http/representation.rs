@@ -4,14 +4,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use vitrine_engine::model::{ContainerFormat, Digest, DigestAlgorithm, DiskFormat, StoredImage};
 
-use crate::api::Location;
-
-/// Digest of what the guest sees.
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("vitrine-content-digest");
-/// How the disk is laid out in what is sent.
-const DISK_FORMAT: HeaderName = HeaderName::from_static("vitrine-disk-format");
-/// Digest of all bytes of what is sent, RFC 9530.
-const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+use crate::api::{
+    Location,
+    data::{CONTENT_DIGEST, DISK_FORMAT, REPR_DIGEST},
+};
 
 /// A copy as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

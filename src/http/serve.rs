@@ -32,10 +32,11 @@ use super::{
     tenant::Tenants,
     upload::{self, Intake},
 };
-use crate::api::DataEndpoint;
+use crate::api::{
+    DataEndpoint,
+    data::{DATA, ROUTE, UPLOAD},
+};
 
-/// The path of an Image's data.
-const DATA: &str = "/v1/namespaces/{namespace}/images/{name}/data";
 /// What may be done there.
 const METHODS: &str = "GET, HEAD, PUT, POST, PATCH, DELETE, OPTIONS";
 
@@ -97,8 +98,8 @@ pub async fn serve(
 }
 
 fn router(desk: Desk) -> Router {
-    let nothing = || async { Refusal::not_found(format!("there is nothing here; images' data is at {DATA}")) };
-    Router::new().route(DATA, any(data)).fallback(nothing).with_state(Arc::new(desk))
+    let nothing = || async { Refusal::not_found(format!("there is nothing here; images' data is at {ROUTE}")) };
+    Router::new().route(ROUTE, any(data)).fallback(nothing).with_state(Arc::new(desk))
 }
 
 async fn data(
@@ -133,7 +134,7 @@ async fn answer(desk: &Desk, namespace: &str, name: &str, work: &Work, request: 
     }
     let asking = work.begin();
     let caller = desk.access.who(request.headers()).await?;
-    let (subresource, verb) = if uploads { ("upload", "update") } else { ("data", "get") };
+    let (subresource, verb) = if uploads { UPLOAD } else { DATA };
     let wish = Wish { namespace: namespace.to_owned(), name: name.to_owned(), subresource, verb };
     desk.access.check(&caller, wish).await?;
     drop(asking);

@@ -23,17 +23,14 @@ use super::{
     peer::{self, FORWARDED, Peers, Question},
     tenant::Place,
 };
-use crate::api::{Image, condition::types};
+use crate::api::{
+    Image,
+    condition::types,
+    data::{TUS_RESUMABLE, TUS_TYPE, TUS_VERSION, UPLOAD_DEFER_LENGTH, UPLOAD_LENGTH, UPLOAD_OFFSET},
+};
 
-/// The version of tus that is spoken, and what of its extensions.
-const TUS_VERSION: &str = "1.0.0";
+/// What of tus' extensions is spoken.
 const TUS_EXTENSIONS: &str = "creation,termination";
-/// The type of what PATCH brings.
-const TUS_TYPE: &str = "application/offset+octet-stream";
-const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
-const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
-const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
-const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
 /// How long a refusal may be on its way from the import to here.
 const REASON_WITHIN: Duration = Duration::from_secs(60);
 

@@ -26,9 +26,17 @@ pub async fn connect() -> Result<Client> {
 /// # Errors
 /// `Setup` if it makes no sense.
 pub fn connect_with(mut config: Config) -> Result<Client> {
-    install_crypto();
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
+    connect_as_told(config)
+}
+
+/// The same with the time-outs of the configuration: what a person forwards may be silent for longer than a server.
+///
+/// # Errors
+/// `Setup` if it makes no sense.
+pub fn connect_as_told(config: Config) -> Result<Client> {
+    install_crypto();
     Client::try_from(config).map_err(|e| Error::Setup(format!("the API server's configuration makes no sense: {e}")))
 }
 

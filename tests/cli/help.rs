@@ -1,8 +1,8 @@
 //! What a person sees first.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use crate::program::{run, vitrine};
+use crate::program::{Ran, run, vitrine};
 
 const VERBS: [&str; 7] = ["inspect", "convert", "import", "checksum", "clone", "children", "crds"];
 
@@ -17,6 +17,51 @@ fn every_verb_explains_itself_and_its_exit_codes() {
     }
     assert!(help.contains("3    the image is refused"), "{help}");
     run(["--version"]).expect(0);
+}
+
+#[test]
+fn verbs_of_a_cluster_explain_themselves_as_kubectl_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = folder.path().join("kubectl-vitrine");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vitrine"), &plugin).unwrap();
+    let verbs = [
+        ("image", "list show create upload download save set unset delete deactivate reactivate copy import"),
+        ("store", "list show probe"),
+        ("task", "list logs"),
+    ];
+    for (group, verbs) in verbs {
+        for verb in verbs.split(' ') {
+            let own: Ran = Command::new(&plugin).args([group, verb, "--help"]).output().unwrap().into();
+            let own = own.expect(0).stdout;
+            assert!(own.contains(&format!("Usage: kubectl vitrine {group} {verb}")), "{own}");
+            assert!(own.contains("Exit codes:") && own.contains("--kubeconfig"), "{own}");
+            let same = run([group, verb, "--help"]).expect(0).stdout;
+            assert!(same.contains(&format!("Usage: vitrine {group} {verb}")), "{same}");
+        }
+    }
+    for verb in ["doctor", "version", "completion"] {
+        run([verb, "--help"]).expect(0);
+    }
+}
+
+#[test]
+fn scripts_for_shells_are_scripts() {
+    for shell in ["bash", "kubectl"] {
+        let script = run(["completion", shell]).expect(0).stdout;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("script");
+        std::fs::write(&path, script).unwrap();
+        assert!(Command::new("bash").arg("-n").arg(&path).status().unwrap().success(), "{shell}");
+    }
+    // What kubectl runs to complete `kubectl vitrine image del`.
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vitrine"), folder.path().join("kubectl-vitrine")).unwrap();
+    let script = folder.path().join("kubectl_complete-vitrine");
+    std::fs::write(&script, run(["completion", "kubectl"]).expect(0).stdout).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let completed: Ran =
+        Command::new("bash").arg(&script).args(["image", "del"]).env("PATH", path).output().unwrap().into();
+    assert_eq!(completed.expect(0).stdout, "delete\n:4\n");
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod chart;
 mod monitoring;
 mod node;
 mod operator;
+mod plugin;
 mod whole;

@@ -9,11 +9,11 @@ use crate::site::{Site, debian, site};
 
 const DOCUMENT: &str = include_str!("../../docs/data-api.md");
 /// The namespace that the document speaks of.
-const TEAM: &str = "team";
+pub const TEAM: &str = "team";
 
 /// The document's block of commands that begins with `first`, as it stands there.
-fn commands(first: &str) -> String {
-    let lines = DOCUMENT.lines().skip_while(|line| !line.starts_with(&format!("    {first}")));
+pub fn commands(document: &str, first: &str) -> String {
+    let lines = document.lines().skip_while(|line| !line.starts_with(&format!("    {first}")));
     let block = lines.take_while(|line| line.starts_with("    ")).map(|line| &line[4..]);
     let block: Vec<_> = block.collect();
     assert!(!block.is_empty(), "the document has no {first}");
@@ -21,22 +21,23 @@ fn commands(first: &str) -> String {
 }
 
 /// A person's folder, with kubectl in its path.
-struct Desk<'s> {
+pub struct Desk<'s> {
     site: &'s Site,
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 impl<'s> Desk<'s> {
-    fn new(site: &'s Site) -> Self {
-        let folder = site.cluster.plane().scope().dir().join("desk");
+    /// That of the person `who`.
+    pub fn new(site: &'s Site, who: &str) -> Self {
+        let folder = site.cluster.plane().scope().dir().join(format!("desk-{who}"));
         fs::create_dir_all(folder.join("bin")).unwrap();
         let kubectl = tools::ensure(&[Tool::Kubectl]).unwrap().path(Tool::Kubectl).unwrap().to_owned();
         symlink(kubectl, folder.join("bin/kubectl")).unwrap();
         Self { site, folder }
     }
 
-    /// Runs the script as a person would, who stops what is left in the background afterwards.
-    fn run(&self, script: &str) {
+    /// Runs the script as a person would, who stops what is left in the background afterwards; gives what it printed.
+    pub fn run(&self, script: &str) -> String {
         let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
         let plane = self.site.cluster.plane();
         let mut command = plane.scope().command("bash");
@@ -45,18 +46,25 @@ impl<'s> Desk<'s> {
         let done = command.args(["-c", &script]).output().unwrap();
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(done.status.success(), "{script}\n{}{}", said(&done.stdout), said(&done.stderr));
+        said(&done.stdout)
     }
+}
+
+/// The namespace with somebody in it who may do what its people may. Whichever test is first makes it.
+pub fn make_team(desk: &Desk<'_>) {
+    desk.run(&format!(
+        "kubectl get namespace {TEAM} && exit
+         kubectl create namespace {TEAM}
+         kubectl --namespace {TEAM} create serviceaccount builder
+         kubectl --namespace {TEAM} create rolebinding builder --clusterrole edit --serviceaccount {TEAM}:builder"
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_document_says_fetches_an_image_and_sends_another() {
     let site = site().await;
-    let desk = Desk::new(&site);
-    desk.run(&format!(
-        "kubectl create namespace {TEAM}
-         kubectl --namespace {TEAM} create serviceaccount builder
-         kubectl --namespace {TEAM} create rolebinding builder --clusterrole edit --serviceaccount {TEAM}:builder"
-    ));
+    let desk = Desk::new(&site, "curl");
+    make_team(&desk);
     site.serve("debian", "zlib.qcow2", &[]);
     let image = json!({
         "apiVersion": "vitrine.dev/v1alpha1", "kind": "Image", "metadata": { "name": "debian", "namespace": TEAM },
@@ -69,8 +77,8 @@ async fn what_the_document_says_fetches_an_image_and_sends_another() {
     let given = debian("zlib.qcow2");
     fs::copy(&given, desk.folder.join("appliance.qcow2")).unwrap();
     let sum = sha256(&given);
-    let fetch = commands("kubectl --namespace vitrine-system port-forward");
-    let send = commands("kubectl --namespace team apply").replace("sha256:…", &format!("sha256:{sum}"));
+    let fetch = commands(DOCUMENT, "kubectl --namespace vitrine-system port-forward");
+    let send = commands(DOCUMENT, "kubectl --namespace team apply").replace("sha256:…", &format!("sha256:{sum}"));
     assert!(send.contains(&sum), "{send}");
     desk.run(&format!("{fetch}\n{send}"));
 
@@ -85,7 +93,7 @@ async fn what_the_document_says_fetches_an_image_and_sends_another() {
 }
 
 /// The SHA-256 of a file, as the tool that everybody has computes it.
-fn sha256(file: &std::path::Path) -> String {
+pub fn sha256(file: &std::path::Path) -> String {
     let output = std::process::Command::new("sha256sum").arg(file).output().unwrap();
     String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
 }

@@ -10,5 +10,6 @@
 mod data;
 mod install;
 mod life;
+mod plugin;
 mod site;
 mod trouble;

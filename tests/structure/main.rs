@@ -75,7 +75,7 @@ fn only_the_cluster_side_knows_kubernetes() {
     let wrong = imports::kubernetes_in_the_engine(&root().join("src"));
     assert!(
         wrong.is_empty(),
-        "kube and k8s_openapi belong to api, kube, controller, agent, http and cli:\n{}",
+        "kube and k8s_openapi belong to api, kube, controller, agent, http, client and cli:\n{}",
         wrong.join("\n")
     );
 }

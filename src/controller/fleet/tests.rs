@@ -52,6 +52,7 @@ fn report(store: &str, ready: bool) -> StoreReport {
         capacity: None,
         available: None,
         probed_at: Time(Timestamp::now()),
+        asked: None,
         listing: None,
     }
 }

@@ -6,7 +6,7 @@ mod ceph;
 mod contests;
 mod copies;
 mod crowds;
-mod door;
+pub mod door;
 mod downloads;
 mod kills;
 mod life;

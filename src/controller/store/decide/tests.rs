@@ -32,6 +32,7 @@ fn report(ready: bool, available: i64) -> StoreReport {
         capacity: Some(100),
         available: Some(available),
         probed_at: Time(Timestamp::now()),
+        asked: None,
         listing: None,
     }
 }

@@ -18,6 +18,7 @@ fn seen(id: &str, uid: &str) -> StoreReport {
         capacity: None,
         available: None,
         probed_at: Time(Timestamp::now()),
+        asked: None,
         listing: None,
     }
 }

@@ -215,6 +215,7 @@ impl World {
             capacity: None,
             available: None,
             probed_at: Time(self.now),
+            asked: None,
             listing: None,
         };
         let reports: Vec<_> = self.stores.keys().map(report).collect();
