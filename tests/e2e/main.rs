@@ -8,6 +8,7 @@
 )]
 
 mod data;
+mod first_hour;
 mod install;
 mod life;
 mod plugin;
