@@ -46,7 +46,7 @@ impl Doctor {
         let found = site::namespace(&cluster, self.way.vitrine_namespace()).await;
         let namespace = found.unwrap_or_else(|_| site::USUAL_NAMESPACE.to_owned());
         let case = Case { cluster: &cluster, site: &namespace, way: self.way.choice(namespace.clone()) };
-        let findings = work::until_interrupted(doctor::examine(&case)).await?;
+        let findings = work::until_interrupted(Box::pin(doctor::examine(&case))).await?;
         match self.output {
             Shape::Table => write(&doctor::report(&findings))?,
             Shape::Json => Form::Json.print_value(&json!({ "namespace": namespace, "findings": findings }))?,

@@ -127,7 +127,7 @@ impl Probe {
         let answers = probe::probe(&cluster, &self.name, self.timeout, &interruption()?).await?;
         match self.output {
             Form::Table | Form::Wide => write(&view::store::reported(&answers.reports, Timestamp::now()))?,
-            Form::Name => write(&answers.reports.iter().map(|(node, _)| format!("node/{node}\n")).collect::<String>())?,
+            Form::Name => write(&names(&answers.reports))?,
             Form::Json | Form::Yaml => self.output.print_value(&by_node(&answers.reports))?,
         }
         for (node, report) in &answers.silent {
@@ -148,6 +148,11 @@ fn told(report: &StoreReport) -> &str {
         ("", false) => "not ready",
         (message, _) => message,
     }
+}
+
+fn names(reports: &[(String, StoreReport)]) -> String {
+    let names: Vec<_> = reports.iter().map(|(node, _)| format!("node/{node}")).collect();
+    names.join("\n") + "\n"
 }
 
 fn by_node(reports: &[(String, StoreReport)]) -> Vec<serde_json::Value> {

@@ -153,10 +153,11 @@ impl Line {
         let fields = self.value.get("fields").and_then(Value::as_object);
         let message = fields.and_then(|fields| fields.get("message")?.as_str()).unwrap_or_default();
         let more = fields.into_iter().flatten().filter(|(key, _)| *key != "message");
-        let more: String = more.map(|(key, value)| format!(" {key}={}", plain(value))).collect();
+        let more: Vec<_> = more.map(|(key, value)| format!("{key}={}", plain(value))).collect();
         let task = self.value.get("spans").and_then(Value::as_array).and_then(|spans| {
             spans.iter().find_map(|span| span.get("attempt").map(|attempt| format!(" (attempt {})", plain(attempt))))
         });
+        let more = if more.is_empty() { String::new() } else { format!(" {}", more.join(" ")) };
         format!("{} {level:5} {message}{more}{}", self.time, task.unwrap_or_default())
     }
 }

@@ -1,7 +1,7 @@
 //! Where Vitrine itself runs.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams};
 use vitrine_engine::error::{Error, Kind, Result};
 
 use super::{connect::Cluster, explain::explain};
@@ -22,7 +22,7 @@ pub async fn namespace(cluster: &Cluster, given: Option<&str>) -> Result<String>
     let bundles: Api<ConfigMap> = Api::all(cluster.client.clone());
     let of_that_name = ListParams::default().fields(&format!("metadata.name={CA_BUNDLE}"));
     match bundles.list_metadata(&of_that_name).await {
-        Ok(found) => choose(found.items.iter().filter_map(|map| map.namespace()).collect()),
+        Ok(found) => choose(found.items.iter().filter_map(ResourceExt::namespace).collect()),
         // Who may read it by name need not be allowed to look for it.
         Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(USUAL_NAMESPACE.to_owned()),
         Err(error) => Err(explain(&error).context("looking for Vitrine's namespace")),

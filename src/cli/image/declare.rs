@@ -17,6 +17,7 @@ use crate::{
 
 /// What is declared of every Image, wherever its bytes come from.
 #[derive(Args, Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Declared {
     /// What the bytes as received must hash to, as sha256:HEX; also md5, sha1, sha512 and blake3
     #[arg(long, value_name = "DIGEST")]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
+use serde_json::{Value, json};
 use vitrine_engine::{
     error::{Error, Kind, Result},
     pipeline::Progress,
@@ -29,7 +30,10 @@ use crate::{
     client::{
         change,
         connect::Cluster,
-        data::{fingerprint, upload::Upload as Sending},
+        data::{
+            fingerprint,
+            upload::{Before, Upload as Sending},
+        },
         images,
         text::{lasting, short_size},
         wait::{Standing, Waiting, standing},
@@ -80,9 +84,9 @@ impl Upload {
         let input = self.input()?;
         let name = self.name()?;
         let cluster = flags.open().await?;
-        let (image, begun) = self.image(&cluster, &name, &input).await?;
+        let (image, before) = self.image(&cluster, &name, &input).await?;
         let began = Instant::now();
-        let sent = self.send(&cluster, &image, &input, begun).await;
+        let sent = Box::pin(self.send(&cluster, &image, &input, before)).await;
         if let Err(error) = sent {
             return Err(self.how_to_go_on(error, &name, flags, &cluster));
         }
@@ -125,8 +129,8 @@ impl Upload {
             .ok_or_else(|| Error::new(Kind::InvalidInput, "say what the Image shall be called: image upload FILE NAME"))
     }
 
-    /// The Image that takes it, and whether an upload of it may have been begun.
-    async fn image(&self, cluster: &Cluster, name: &str, input: &Input) -> Result<(Image, bool)> {
+    /// The Image that takes it, and what is to be done with what it has been sent before.
+    async fn image(&self, cluster: &Cluster, name: &str, input: &Input) -> Result<(Image, Before)> {
         let Some(image) = images::find(cluster, name).await? else {
             let mut image = self.declared.image(&cluster.namespace, name, &FromUrl::default())?;
             if let Some(fingerprint) = &input.fingerprint {
@@ -137,7 +141,7 @@ impl Upload {
             if !self.quiet {
                 eprintln!("made Image {name} in namespace {}", cluster.namespace);
             }
-            return Ok((image, false));
+            return Ok((image, Before::GoOn));
         };
         if image.spec.source.upload.is_none() {
             let message =
@@ -153,46 +157,22 @@ impl Upload {
             image.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_FILE)) == input.fingerprint.as_ref();
         if let Standing::Stalled(why, _) = standing(&image) {
             eprintln!("Image {name} did not go on ({why}): trying again");
-            return Ok((self.ask_again(cluster, name, input).await?, false));
+            return Ok((self.ask_again(cluster, name, input).await?, Before::GoOn));
         }
-        let begun = image
-            .status
-            .as_ref()
-            .is_some_and(|status| status.progress.as_ref().is_some_and(|progress| progress.bytes_done > 0));
-        if begun && !same && !self.resume && !self.restart && !self.is_pipe() {
-            let message = format!(
-                "Image {name} waits for the rest of another file: --restart begins anew with {0}, and --resume goes on with {0} all the same",
-                self.file.display()
-            );
-            return Err(Error::new(Kind::InvalidInput, message));
-        }
-        if !same {
-            let mark = self.mark(input, serde_json::json!({ "metadata": { "annotations": {} } }));
-            return Ok((images::change(cluster, name, |_| Ok(mark.clone())).await?, true));
-        }
-        Ok((image, true))
+        Ok((image, if same { Before::GoOn } else { Before::Refuse }))
     }
 
     /// Has an import that came to nothing begin again, and waits until the operator has heard that.
     async fn ask_again(&self, cluster: &Cluster, name: &str, input: &Input) -> Result<Image> {
         let now = jiff::Timestamp::now().to_string();
-        let patch = self.mark(input, change::retry(&now));
+        let patch = mark(input, change::retry(&now));
         images::change(cluster, name, |_| Ok(patch.clone())).await?;
         let (progress, cancel) = (Progress::default(), interruption()?);
         let waiting = Waiting { cluster, name, limit: self.way.timeout, progress: &progress, cancel: &cancel };
         waiting.heard(&now).await
     }
 
-    /// `patch`, and the note which file is sent.
-    fn mark(&self, input: &Input, mut patch: serde_json::Value) -> serde_json::Value {
-        if let Some(annotations) = patch.pointer_mut("/metadata/annotations").and_then(serde_json::Value::as_object_mut)
-        {
-            annotations.insert(ANNOTATION_FILE.to_owned(), serde_json::json!(input.fingerprint));
-        }
-        patch
-    }
-
-    async fn send(&self, cluster: &Cluster, image: &Image, input: &Input, begun: bool) -> Result<()> {
+    async fn send(&self, cluster: &Cluster, image: &Image, input: &Input, before: Before) -> Result<()> {
         let name = image.metadata.name.clone().unwrap_or_default();
         let (progress, cancel) = (Arc::new(Progress::default()), interruption()?);
         let opening = link_for(&self.way, cluster, image, UPLOAD);
@@ -207,15 +187,20 @@ impl Upload {
             progress: &progress,
             cancel: &cancel,
             limit: self.way.timeout,
+            mark: (before == Before::Refuse).then(|| mark(input, json!({ "metadata": { "annotations": {} } }))),
         };
-        let sent = match input.length {
-            Some(length) => sending.send_file(&self.file, length, self.restart).await,
-            None => {
-                let ready = if self.restart && begun { sending.begin_anew().await } else { Ok(()) };
-                match ready {
-                    Ok(()) => sending.send_stream(tokio::io::stdin()).await,
-                    Err(error) => Err(error),
-                }
+        let before = match before {
+            _ if self.restart => Before::GiveUp,
+            Before::Refuse if self.resume => Before::GoOn,
+            before => before,
+        };
+        let sent = if let Some(length) = input.length {
+            sending.send_file(&self.file, length, before).await
+        } else {
+            let ready = if self.restart { sending.begin_anew().await } else { Ok(()) };
+            match ready {
+                Ok(()) => sending.send_stream(tokio::io::stdin()).await,
+                Err(error) => Err(error),
             }
         };
         drop(shown);
@@ -234,6 +219,14 @@ impl Upload {
         words.extend(self.way.words());
         Error::new(error.kind(), format!("{error}\nto go on with it: {}", program::line(words)))
     }
+}
+
+/// `patch`, and the note which file is sent.
+fn mark(input: &Input, mut patch: Value) -> Value {
+    if let Some(annotations) = patch.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        annotations.insert(ANNOTATION_FILE.to_owned(), json!(input.fingerprint));
+    }
+    patch
 }
 
 /// What an Image of a file is called if nobody says it: the file's name without what follows the first dot after its beginning, in letters

@@ -1,6 +1,6 @@
 //! An Image's bytes into a file, which goes on where a connection broke, or an earlier run; or into a pipe.
 
-use std::{path::Path, sync::Arc};
+use std::{fmt::Write as _, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -137,7 +137,7 @@ impl Download<'_> {
             }
         }
         self.progress.enter(Stage::Publishing);
-        self.prove(part, offer)
+        prove(part, offer)
     }
 
     /// One connection's worth.
@@ -170,18 +170,6 @@ impl Download<'_> {
             part.write(&bytes)?;
         }
         Ok(())
-    }
-
-    fn prove(&self, mut part: Part, offer: Offer) -> Result<Received> {
-        let found = part.digest()?;
-        let proven = offer.digest.is_some();
-        if let Some(expected) = offer.digest.as_ref().filter(|expected| **expected != found) {
-            let message =
-                format!("what came has the digest {found}, and {expected} was announced: it is thrown away; try again");
-            part.discard();
-            return Err(Error::new(Kind::Io, message));
-        }
-        Ok(Received { part, offer, proven })
     }
 
     /// Fetches what is offered into a pipe. What broke off goes on in it, as long as the Image's data is the same.
@@ -260,6 +248,19 @@ impl Download<'_> {
     }
 }
 
+/// Holds what came against the digest that the agent gave, if it did.
+fn prove(mut part: Part, offer: Offer) -> Result<Received> {
+    let found = part.digest()?;
+    let proven = offer.digest.is_some();
+    if let Some(expected) = offer.digest.as_ref().filter(|expected| **expected != found) {
+        let message =
+            format!("what came has the digest {found}, and {expected} was announced: it is thrown away; try again");
+        part.discard();
+        return Err(Error::new(Kind::Io, message));
+    }
+    Ok(Received { part, offer, proven })
+}
+
 fn interrupted(done: u64, length: u64) -> Error {
     Error::new(Kind::Cancelled, format!("interrupted after {} of {}", short_size(done), short_size(length)))
 }
@@ -293,7 +294,11 @@ fn offer_of(answer: &http::Response<Incoming>) -> Result<Offer> {
 fn sha256_of(header: &str) -> Option<String> {
     let of = header.split(',').find_map(|one| one.trim().strip_prefix("sha-256=:")?.strip_suffix(':'))?;
     let bytes = STANDARD.decode(of).ok()?;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
     (bytes.len() == DigestAlgorithm::Sha256.length()).then(|| format!("sha256:{hex}"))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Collected, Empty, Limited, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use vitrine_engine::error::{Error, Kind, Result};
@@ -140,7 +140,7 @@ pub async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, 
 /// What a refusal says. One to HEAD has no words.
 pub async fn refusal(answer: Response<Incoming>) -> Refusal {
     let code = answer.status();
-    let body = Limited::new(answer.into_body(), MAX_REFUSAL).collect().await.map(|body| body.to_bytes());
+    let body = Limited::new(answer.into_body(), MAX_REFUSAL).collect().await.map(Collected::to_bytes);
     let said: serde_json::Value = body.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
     let message = said.get("message").and_then(serde_json::Value::as_str).filter(|message| !message.is_empty());
     Refusal { code, message: message.map_or_else(|| format!("the agent answered {code}"), str::to_owned) }

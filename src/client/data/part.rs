@@ -23,7 +23,7 @@ const PIECE: usize = 256 << 10;
 /// A part of a file.
 pub struct Part {
     target: PathBuf,
-    part: PathBuf,
+    beside: PathBuf,
     note: PathBuf,
     file: File,
     written: u64,
@@ -37,20 +37,21 @@ impl Part {
     /// If a file of that name is there already and `force` is not said, or nothing can be written beside it.
     pub fn open(target: &Path, etag: &str, force: bool) -> Result<Self> {
         check(target, force)?;
-        let beside = |end: &str| {
+        let with = |end: &str| {
             let mut name = OsString::from(target.as_os_str());
             name.push(end);
             PathBuf::from(name)
         };
-        let (part, note) = (beside(PART), beside(NOTE));
-        let fault = |e| Error::io(format!("opening {}", part.display()), e);
+        let (beside, note) = (with(PART), with(NOTE));
+        let fault = |e| Error::io(format!("opening {}", beside.display()), e);
         let same = std::fs::read_to_string(&note).is_ok_and(|noted| noted == etag);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(!same).open(&part).map_err(fault)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(!same).open(&beside).map_err(fault)?;
         if !same {
             std::fs::write(&note, etag).map_err(|e| Error::io(format!("writing {}", note.display()), e))?;
         }
         let digests = DigestSet::new([DigestAlgorithm::Sha256]);
-        let mut part = Self { target: target.to_owned(), part, note, file, written: 0, digests };
+        let mut part = Self { target: target.to_owned(), beside, note, file, written: 0, digests };
         part.take_in().map_err(|e| part.fault(e))?;
         Ok(part)
     }
@@ -62,7 +63,7 @@ impl Part {
 
     /// Where it is until it is whole.
     pub fn path(&self) -> &Path {
-        &self.part
+        &self.beside
     }
 
     /// Digests what is there.
@@ -135,7 +136,7 @@ impl Part {
         self.settle()?;
         self.file.sync_all().map_err(|e| self.fault(e))?;
         check(&self.target, force)?;
-        let named = std::fs::rename(&self.part, &self.target).and_then(|()| sync_folder(&self.target));
+        let named = std::fs::rename(&self.beside, &self.target).and_then(|()| sync_folder(&self.target));
         named.map_err(|e| Error::io(format!("giving {} its name", self.target.display()), e))?;
         // Without the part it means nothing.
         let _ = std::fs::remove_file(&self.note);
@@ -144,7 +145,7 @@ impl Part {
 
     /// Throws it away.
     pub fn discard(self) {
-        for path in [&self.part, &self.note] {
+        for path in [&self.beside, &self.note] {
             if let Err(error) = std::fs::remove_file(path) {
                 eprintln!("{} stays behind: {error}", path.display());
             }
@@ -152,7 +153,7 @@ impl Part {
     }
 
     fn fault(&self, error: io::Error) -> Error {
-        Error::io(format!("writing {}", self.part.display()), error)
+        Error::io(format!("writing {}", self.beside.display()), error)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, TryStreamExt as _};
 use http::{HeaderName, Method, StatusCode, header};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::sync::CancellationToken;
 use vitrine_engine::{
@@ -60,6 +61,19 @@ pub struct Upload<'a> {
     pub cancel: &'a CancellationToken,
     /// How long to wait for a node that takes it.
     pub limit: Option<Duration>,
+    /// The patch by which the Image says whose bytes it takes from now on, if it does not yet.
+    pub mark: Option<Value>,
+}
+
+/// What is done with bytes that were sent before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// They are gone on with: they are of the same file.
+    GoOn,
+    /// They are not of this file, so nothing is sent.
+    Refuse,
+    /// They are given up.
+    GiveUp,
 }
 
 /// Where an upload stands on the other side.
@@ -78,13 +92,13 @@ enum Step {
 }
 
 impl Upload<'_> {
-    /// Sends the file at `path`, of `length` bytes. `anew` gives up what another upload has sent.
+    /// Sends the file at `path`, of `length` bytes.
     ///
     /// # Errors
     /// `Refused` if the image is; `Cancelled` when asked to stop: the rest can be sent later.
-    pub async fn send_file(&mut self, path: &Path, length: u64, anew: bool) -> Result<()> {
+    pub async fn send_file(&mut self, path: &Path, length: u64, before: Before) -> Result<()> {
         let cancel = self.cancel.clone();
-        let sent = cancel.run_until_cancelled(self.try_send_file(path, length, anew)).await;
+        let sent = cancel.run_until_cancelled(self.try_send_file(path, length, before)).await;
         sent.unwrap_or_else(|| Err(self.interrupted(length)))
     }
 
@@ -96,11 +110,11 @@ impl Upload<'_> {
         )
     }
 
-    async fn try_send_file(&mut self, path: &Path, length: u64, mut anew: bool) -> Result<()> {
+    async fn try_send_file(&mut self, path: &Path, length: u64, mut before: Before) -> Result<()> {
         let (mut patience, mut furthest) = (Patience::default(), 0);
         self.progress.expect(Some(length));
         loop {
-            match self.step(path, length, &mut anew, &mut furthest).await {
+            match self.step(path, length, &mut before, &mut furthest).await {
                 Ok(Step::Done) => return Ok(()),
                 Ok(Step::Again) => patience.renew(),
                 Err(error) => {
@@ -116,14 +130,24 @@ impl Upload<'_> {
     }
 
     /// One connection's worth.
-    async fn step(&mut self, path: &Path, length: u64, anew: &mut bool, furthest: &mut u64) -> Result<Step> {
+    async fn step(&mut self, path: &Path, length: u64, before: &mut Before, furthest: &mut u64) -> Result<Step> {
         let mut taken = self.await_taker().await?;
-        if *anew && taken.length.is_some() {
+        if *before == Before::GiveUp && taken.length.is_some() {
             accepted(self.ask(Method::DELETE, &[]).await?).await.map_err(link::Refusal::into_error)?;
-            *anew = false;
+            *before = Before::GoOn;
             return Ok(Step::Again);
         }
-        *anew = false;
+        if *before == Before::Refuse && taken.offset > 0 {
+            return Err(Error::new(
+                Kind::InvalidInput,
+                format!(
+                    "Image {} waits for the rest of another file: --restart begins anew with this one, and --resume goes on with it all \
+                     the same",
+                    self.name
+                ),
+            ));
+        }
+        *before = Before::GoOn;
         if taken.length.is_some_and(|announced| announced != length) {
             return Err(Error::new(
                 Kind::InvalidInput,
@@ -132,6 +156,9 @@ impl Upload<'_> {
                     taken.length.unwrap_or(0)
                 ),
             ));
+        }
+        if let Some(mark) = self.mark.take() {
+            images::change(self.cluster, self.name, |_| Ok(mark.clone())).await?;
         }
         if taken.length.is_none() {
             let made = self.ask(Method::POST, &[(UPLOAD_LENGTH, length.to_string())]).await?;

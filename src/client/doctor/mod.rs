@@ -10,6 +10,8 @@ mod operator;
 mod rights;
 mod stores;
 
+use std::fmt::Write as _;
+
 use kube::{Api, api::ListParams};
 use serde::Serialize;
 
@@ -108,14 +110,15 @@ pub fn report(findings: &[Finding]) -> String {
             Level::Warning => "warning",
             Level::Problem => "PROBLEM",
         };
-        text.push_str(&format!("{level:8} {subject:width$}  {}\n", printable(message)));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{level:8} {subject:width$}  {}", printable(message));
         if let Some(remedy) = remedy {
-            text.push_str(&format!("{:8} {:width$}  → {}\n", "", "", printable(remedy)));
+            let _ = writeln!(text, "{:8} {:width$}  → {}", "", "", printable(remedy));
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
-    text.push_str(&format!("\n{problems} problems, {warnings} warnings, {} in order\n", count(Level::Ok)));
+    let _ = writeln!(text, "\n{problems} problems, {warnings} warnings, {} in order", count(Level::Ok));
     text
 }
 

@@ -84,6 +84,20 @@ async fn an_image_is_made_looked_at_changed_and_removed() {
         digest
     );
 
+    is_changed(&desk).await;
+    let gone = desk
+        .run(&["image", "delete", "disk", "nothing", "--wait", "--timeout", "3m"])
+        .await
+        .expect(1)
+        .says(&["\"nothing\" not found"]);
+    assert_eq!(gone.stdout, "image.vitrine.dev/disk deleted\n");
+    assert!(site.images("t").get_opt("disk").await.unwrap().is_none());
+    desk.run(&["image", "delete", "nothing", "--ignore-not-found"]).await.expect(0);
+}
+
+/// Sets and removes what can be changed of the Image `disk`.
+async fn is_changed(desk: &Desk<'_, '_>) {
+    let site = desk.site;
     let set =
         ["image", "set", "disk", "--property", "os_version=12", "--tag", "golden", "--label", "team=a", "--protected"];
     desk.run(&set).await.expect(0);
@@ -105,15 +119,6 @@ async fn an_image_is_made_looked_at_changed_and_removed() {
     site.wait_for("t", "disk", "is Deactivated", |image| image.spec.deactivated).await;
     desk.run(&["image", "reactivate", "disk"]).await.expect(0);
     site.active("t", "disk").await;
-
-    let gone = desk
-        .run(&["image", "delete", "disk", "nothing", "--wait", "--timeout", "3m"])
-        .await
-        .expect(1)
-        .says(&["\"nothing\" not found"]);
-    assert_eq!(gone.stdout, "image.vitrine.dev/disk deleted\n");
-    assert!(site.images("t").get_opt("disk").await.unwrap().is_none());
-    desk.run(&["image", "delete", "nothing", "--ignore-not-found"]).await.expect(0);
 }
 
 #[tokio::test]

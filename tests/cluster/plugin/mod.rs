@@ -3,6 +3,7 @@
 mod desk;
 mod doctor;
 mod images;
+mod kubelet;
 mod relay;
 mod stores;
 mod transfers;

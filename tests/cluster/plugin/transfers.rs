@@ -10,6 +10,7 @@ use vitrine_harness::qemu;
 
 use super::{
     desk::{Desk, Ran, read},
+    kubelet::Kubelet,
     relay::Relay,
 };
 use crate::{
@@ -149,6 +150,36 @@ async fn ctrl_c_leaves_what_the_command_that_it_prints_goes_on_with() {
     assert!(relay.down() - before < SIZE as u64 * 4 / 5, "{}", relay.down() - before);
     assert!(read(&desk.folder.join("got")) == bytes);
     assert_eq!(desk.files(), ["disk", "got", "other"]);
+}
+
+#[tokio::test]
+async fn bytes_go_by_a_forwarded_port_that_may_break() {
+    let site = Site::shared("desk-port").await;
+    let node = site.lab.node("n").await;
+    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
+    site.store("s", &node.store(), false, None).await;
+    let door = Door::of(&site, &node).await;
+    let _kubelet = Kubelet::of(&site, &node.name, &door, Some(4 << 20)).await;
+    let (desk, bytes) = (Desk::new(&site), disk(7));
+    desk.file("disk", &bytes);
+    desk.run(&["image", "upload", "disk", "--store", &site.store_name("s")]).await.expect(0);
+    assert_eq!(sha256_of(&file(&site.active("t", "disk").await)), sha256(&bytes));
+    desk.run(&["image", "download", "disk"]).await.expect(0);
+    assert!(read(&desk.folder.join("disk.raw")) == bytes);
+    // Whoever has a token and may forward ports needs nothing else; whoever may not is told of the role.
+    let viewer = Desk::with_token(&site, "viewer", &["vitrine-view"]).await;
+    viewer.run(&["image", "download", "disk"]).await.expect(1).says(&["vitrine-forward"]);
+    let bind = format!(
+        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: viewer, namespace: {0}}}, roleRef: {{apiGroup: \
+         rbac.authorization.k8s.io, kind: Role, name: vitrine-forward}}, subjects: [{{kind: ServiceAccount, name: viewer, namespace: {1}}}]}}",
+        site.lab.namespace,
+        site.tenant("t")
+    );
+    site.lab.plane.apply(&bind).await.unwrap();
+    let allowed = async || (viewer.run(&["image", "download", "disk"]).await.code == 0).then_some(());
+    until("the right is known", allowed).await;
+    assert!(read(&viewer.folder.join("disk.raw")) == bytes);
+    assert_eq!(lent(&site).await, 0);
 }
 
 #[tokio::test]
