@@ -66,10 +66,10 @@ impl Agent {
             stop: CancellationToken::new(),
         };
         // As with a real agent, no work holds up the heartbeat.
-        let (heart, hands, stop) = (agent.clone(), agent.clone(), agent.stop.clone());
-        tokio::spawn(
-            async move { stop.run_until_cancelled(futures::future::join(heart.live(), hands.labour())).await },
-        );
+        let (heart, hands) = (agent.clone(), agent.clone());
+        let (stop, stop_) = (agent.stop.clone(), agent.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(heart.live()).await });
+        tokio::spawn(async move { stop_.run_until_cancelled(hands.labour()).await });
         agent
     }
 
