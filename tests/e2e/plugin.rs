@@ -37,7 +37,7 @@ async fn an_image_goes_in_and_out_by_a_forwarded_port() {
 
     // Not compressible and with no holes, so that it takes its time.
     let large: Vec<u8> =
-        (0..(1_u64 << 30) / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        (0..(1_u64 << 29) / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
     fs::write(desk.folder.join("large.raw"), large).unwrap();
     desk.run(INTERRUPTED);
     desk.run("kubectl vitrine image download large --file back.raw --namespace team");

@@ -5,7 +5,7 @@ use vitrine_harness::Fault;
 
 use crate::{
     install::file_of,
-    site::{TENANT, site},
+    site::{SPACE, TENANT, site},
 };
 
 /// Slow enough that nothing is done before the test has done its part, for each connection.
@@ -37,6 +37,11 @@ async fn what_a_killed_agent_was_importing_is_imported_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_node_imports_what_a_node_without_power_was_importing() {
     let site = site().await;
+    // Else nobody is left who could decide anything, for as long as Kubernetes waits for a node to return.
+    let label = "app.kubernetes.io/name=vitrine-operator";
+    let operators = site.get(&["pods", "-n", SPACE, "-l", label]).await;
+    let nodes: Vec<_> = operators["items"].as_array().unwrap().iter().map(|pod| &pod["spec"]["nodeName"]).collect();
+    assert!(nodes.len() == 2 && nodes[0] != nodes[1], "one operator is on each node: {nodes:?}");
     site.serve("dark", "zlib.qcow2", &[TRICKLE]);
     site.declare("dark", json!({})).await;
     let dark = site.importing_on("dark").await;
@@ -51,7 +56,7 @@ async fn another_node_imports_what_a_node_without_power_was_importing() {
 
     site.cluster.power_on(dark).await.unwrap();
     site.until("the agent is back", async || {
-        let agents = site.get(&["daemonset", "vitrine-agent", "-n", crate::site::SPACE]).await;
+        let agents = site.get(&["daemonset", "vitrine-agent", "-n", SPACE]).await;
         (agents["status"]["numberReady"] == 2).then_some(())
     })
     .await;

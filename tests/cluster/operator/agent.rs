@@ -213,7 +213,10 @@ impl Agent {
                 if status.as_ref().is_none_or(|status| status.started_at.is_none()) =>
             {
                 state.taken.push(task.name_any());
-                let progress = json!({ "stage": "Transferring", "bytesDone": 34, "bytesTotal": 100 });
+                // Of what somebody is to send, nothing has come yet.
+                let waits = task.spec.import.as_ref().is_some_and(|order| order.source.upload.is_some());
+                let done = if waits { 0 } else { 34 };
+                let progress = json!({ "stage": "Transferring", "bytesDone": done, "bytesTotal": 100 });
                 Some(json!({ "phase": "Running", "startedAt": now, "agent": "start-1", "progress": progress }))
             }
             (Action::Import | Action::Copy, _) => match state.script.clone() {
