@@ -9,6 +9,8 @@ mod adoption;
 use std::{
     ops::ControlFlow,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -26,6 +28,11 @@ use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, StoredImage},
 };
+
+/// How long an image of ours may still be open when it is removed: whoever held it last closes it in the background, and it rests before.
+const CLOSING: Duration = Duration::from_secs(2);
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What a sink, the library's threads and a watch see of the image.
 pub(super) struct Writing {
@@ -135,7 +142,7 @@ impl Writing {
             let weak = Weak::clone(&weak);
             // The thread that calls belongs to the library, and this waits for it. Without a thread nobody answers, which is no harm.
             let answer = move || weak.upgrade().map_or((), |writing: Arc<Self>| writing.let_go(number));
-            let _ = std::thread::Builder::new().name("rbd let go".to_owned()).spawn(answer);
+            let _ = thread::Builder::new().name("rbd let go".to_owned()).spawn(answer);
         };
         let watch = Watch::begin(self.place.pool(), &object, heard).map_err(failed)?;
         let _ = self.watch.set(watch);
@@ -235,7 +242,10 @@ impl Writing {
     pub(super) fn try_remove(&self) -> Result<()> {
         self.close()?;
         if self.disown()? {
-            removal::discard(&self.place, &self.key, self.token, &self.id)?;
+            let began = Instant::now();
+            while !removal::discard(&self.place, &self.key, self.token, &self.id)? && began.elapsed() < CLOSING {
+                thread::sleep(LOOK);
+            }
         }
         Ok(())
     }
