@@ -153,6 +153,7 @@ impl Upload {
                 format!("Image {name} has its data already; choose another name for other data, or delete it first");
             return Err(Error::new(Kind::AlreadyExists, message));
         }
+        self.note_ignored(&image)?;
         let same =
             image.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_FILE)) == input.fingerprint.as_ref();
         if let Standing::Stalled(why, _) = standing(&image) {
@@ -160,6 +161,20 @@ impl Upload {
             return Ok((self.ask_again(cluster, name, input).await?, Before::GoOn));
         }
         Ok((image, if same { Before::GoOn } else { Before::Refuse }))
+    }
+
+    /// Says so if the Image is there and was declared otherwise than the flags do.
+    fn note_ignored(&self, image: &Image) -> Result<()> {
+        let of = |declared: &Declared| declared.image("", "", &FromUrl::default()).map(|image| image.spec);
+        let (asked, plain) = (of(&self.declared)?, of(&Declared::default())?);
+        if asked != plain && asked != image.spec {
+            let program = program::name();
+            eprintln!(
+                "Image {} is there, and stays as it was declared: `{program} image set` and `image copy` change it",
+                image.metadata.name.as_deref().unwrap_or_default()
+            );
+        }
+        Ok(())
     }
 
     /// Has an import that came to nothing begin again, and waits until the operator has heard that.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use vitrine_harness::Route;
 
-use super::desk::{Desk, rows};
+use super::desk::{Desk, rows, staffed};
 use crate::{
     node::disks::{raw, sha256, sha256_of},
     whole::site::{Site, file},
@@ -13,10 +13,7 @@ const SIZE: usize = 3 << 20;
 
 #[tokio::test]
 async fn an_image_is_made_looked_at_changed_and_removed() {
-    let site = Site::shared("desk").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk", &[]).await;
     let (desk, disk, store) = (Desk::new(&site), raw(1, SIZE), site.store_name("s"));
     site.lab.server.put("/disk.raw", Route::bytes(disk.clone()));
     let url = site.lab.server.url("/disk.raw");

@@ -3,19 +3,13 @@
 use serde_json::json;
 use vitrine_harness::{Fault, Route};
 
-use super::desk::{Desk, rows};
-use crate::{
-    node::{disks::raw, lab::until},
-    whole::site::Site,
-};
+use super::desk::{Desk, rows, staffed};
+use crate::node::{disks::raw, lab::until};
 
 #[tokio::test]
 async fn stores_are_listed_shown_and_probed_at_once() {
-    let site = Site::shared("desk-stores").await;
-    let node = site.lab.node("n").await;
     // Without being asked, an agent looks once an hour.
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &["--probe-interval", "3600"]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-stores", &["--probe-interval", "3600"]).await;
     let (desk, name) = (Desk::new(&site), site.store_name("s"));
     let selector = format!("vitrine.dev/lab={}", site.lab.namespace);
     let ready = async || {
@@ -37,10 +31,7 @@ async fn stores_are_listed_shown_and_probed_at_once() {
 
 #[tokio::test]
 async fn tasks_are_listed_while_they_run() {
-    let site = Site::shared("desk-tasks").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-tasks", &[]).await;
     let desk = Desk::new(&site);
     site.lab.server.put("/slow", Route::bytes(raw(1, 8 << 20)).always(Fault::Rate(256 << 10)));
     site.image("t", "slow", "/slow", "s").await;

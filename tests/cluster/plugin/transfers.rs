@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use vitrine_harness::qemu;
 
 use super::{
-    desk::{Desk, Ran, read},
+    desk::{Desk, Ran, read, staffed},
     kubelet::Kubelet,
     relay::Relay,
 };
@@ -57,10 +57,7 @@ fn told(ran: &Ran) -> Vec<String> {
 
 #[tokio::test]
 async fn an_administrator_with_a_certificate_sends_and_fetches() {
-    let site = Site::shared("desk-admin").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-admin", &ADDRESS).await;
     let desk = Desk::new(&site).at(&Door::of(&site, &node).await);
     let (store, bytes) = (site.store_name("s"), disk(1));
     desk.file("Disk_1.raw", &bytes);
@@ -96,10 +93,7 @@ async fn an_administrator_with_a_certificate_sends_and_fetches() {
 
 #[tokio::test]
 async fn a_line_that_breaks_again_and_again_is_gone_on_with() {
-    let site = Site::shared("desk-breaks").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-breaks", &ADDRESS).await;
     let mut door = Door::of(&site, &node).await;
     let relay = Relay::to(door.address, 64 << 20, Some(2 << 20)).await;
     door.address = relay.address;
@@ -117,10 +111,7 @@ async fn a_line_that_breaks_again_and_again_is_gone_on_with() {
 
 #[tokio::test]
 async fn ctrl_c_leaves_what_the_command_that_it_prints_goes_on_with() {
-    let site = Site::shared("desk-ctrl-c").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-ctrl-c", &ADDRESS).await;
     let mut door = Door::of(&site, &node).await;
     let relay = Relay::to(door.address, SLOW, None).await;
     door.address = relay.address;
@@ -166,10 +157,7 @@ async fn ctrl_c_leaves_what_the_command_that_it_prints_goes_on_with() {
 
 #[tokio::test]
 async fn bytes_go_by_a_forwarded_port_that_may_break() {
-    let site = Site::shared("desk-port").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-port", &ADDRESS).await;
     let door = Door::of(&site, &node).await;
     let _kubelet = Kubelet::of(&site, &node.name, &door, Some(4 << 20)).await;
     let (desk, bytes) = (Desk::new(&site), disk(7));
@@ -196,10 +184,7 @@ async fn bytes_go_by_a_forwarded_port_that_may_break() {
 
 #[tokio::test]
 async fn a_terminal_sees_a_bar_with_rate_and_time_left() {
-    let site = Site::shared("desk-bar").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-bar", &ADDRESS).await;
     let mut door = Door::of(&site, &node).await;
     let relay = Relay::to(door.address, SLOW, None).await;
     door.address = relay.address;
@@ -222,17 +207,15 @@ async fn a_terminal_sees_a_bar_with_rate_and_time_left() {
 
 #[tokio::test]
 async fn what_is_no_image_is_refused_and_something_else_may_be_sent() {
-    let site = Site::shared("desk-unfit").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-unfit", &ADDRESS).await;
     let desk = Desk::new(&site).at(&Door::of(&site, &node).await);
     let (base, overlay) = (desk.file("base", &raw(1, 1 << 20)), desk.folder.join("overlay"));
     let [base, overlay] = [&base, &overlay].map(|path| path.to_str().unwrap());
     qemu::qemu_img(&["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", overlay]).unwrap();
     let line = ["image", "upload", "overlay", "disk", "--store", &site.store_name("s")];
     desk.run(&line).await.expect(3).says(&["backing-file"]);
-    let ready = desk.run(&["image", "upload", "base", "disk"]).await.expect(0).says(&["trying again"]);
+    let again = ["image", "upload", "base", "disk", "--property", "a=b"];
+    let ready = desk.run(&again).await.expect(0).says(&["trying again", "stays as it was declared"]);
     assert!(ready.stdout.contains("Active"), "{}", ready.stdout);
     desk.file("empty", b"");
     desk.run(&["image", "upload", "empty"]).await.expect(1).says(&["is empty"]);
@@ -243,10 +226,7 @@ async fn what_is_no_image_is_refused_and_something_else_may_be_sent() {
 
 #[tokio::test]
 async fn who_has_no_way_is_told_of_one() {
-    let site = Site::shared("desk-ways").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("desk-ways", &ADDRESS).await;
     let door = Door::of(&site, &node).await;
     let editor = Desk::with_token(&site, "ways", &["vitrine-edit"]).await;
     editor.file("disk", &disk(6));
