@@ -33,19 +33,22 @@ fn main() -> ExitCode {
         Verb::Checksum(checksum) => checksum.run(),
         Verb::Clone(clone) => clone.run(),
         Verb::Children(children) => children.run(),
-        Verb::Agent(agent) => serve(agent.log_json, run_agent(&agent)),
+        Verb::Agent(agent) => serve("vitrine-agent", agent.log_json, run_agent(&agent)),
         Verb::Crds(crds) => crds.run(),
-        Verb::Operator(operator) => serve(operator.log_json, run_operator(operator)),
-        Verb::AwaitAgents(wait) => serve(false, await_agents(wait)),
+        Verb::Operator(operator) => serve("vitrine-operator", operator.log_json, run_operator(operator)),
+        Verb::AwaitAgents(wait) => serve("vitrine-await-agents", false, await_agents(wait)),
     }
 }
 
 /// Why a server ended; said once, at its end.
 type Failure = Box<dyn std::error::Error>;
 
-/// Runs a server to its end.
-fn serve(log_json: bool, server: impl Future<Output = Result<(), Failure>>) -> ExitCode {
-    telemetry::start(if log_json { LogFormat::Json } else { LogFormat::Text });
+/// Runs the server `name` to its end.
+fn serve(name: &'static str, log_json: bool, server: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    let traces = telemetry::start(if log_json { LogFormat::Json } else { LogFormat::Text }, name);
+    if let Err(error) = &traces {
+        tracing::warn!(%error, "no traces are sent: look at the variables OTEL_EXPORTER_OTLP_…");
+    }
     let outcome = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(server).map_err(|error| error.to_string()),
         Err(error) => Err(format!("no runtime: {error}")),

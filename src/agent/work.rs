@@ -5,7 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, Span, info_span};
+use tracing::{Instrument as _, Span, field::Empty, info_span};
 use vitrine_engine::{
     error::{Error, Kind, Result},
     pipeline,
@@ -55,10 +55,14 @@ fn span(task: &ImageTask) -> Span {
     let spec = &task.spec;
     info_span!(
         "task",
+        action = ?spec.action,
         task = task.metadata.name,
         image = format!("{}/{}", spec.image.namespace, spec.image.name),
         revision = spec.revision,
         attempt = spec.attempt,
+        // What a trace calls a failure; known at the end.
+        otel.status_code = Empty,
+        otel.status_description = Empty,
     )
 }
 
@@ -71,7 +75,7 @@ async fn work(place: &Workplace, reporter: &Reporter, halt: &Halt, task: &ImageT
         Some(Written::Invalid(why)) => return insist(place, reporter, "nothing was begun", &why).await,
         Some(Written::Gone) | None => return,
     }
-    tracing::info!(action = ?task.spec.action, "begun");
+    tracing::info!("begun");
     metrics::begun(task.spec.action, task.spec.attempt);
     let began = Instant::now();
     let act = AssertUnwindSafe(act(place, reporter, halt, &task.spec)).catch_unwind();
@@ -146,6 +150,8 @@ fn tell(outcome: &Outcome, took: Duration) {
                 error = failure.message,
                 "failed"
             );
+            Span::current().record("otel.status_code", "ERROR");
+            Span::current().record("otel.status_description", failure.reason.as_str());
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod data;
 pub mod identity;
 mod image;
 mod node_cache;
+mod reference;
 mod revision;
 mod schema;
 mod source;
@@ -24,6 +25,7 @@ pub use image::{
     UploadPoint,
 };
 pub use node_cache::{AgentInfo, DataEndpoint, Held, Listing, NodeCache, NodeCacheSpec, NodeCacheStatus, StoreReport};
+pub use reference::crd_reference;
 pub use revision::{Cleanup, FailureReport, Gap, Location, LocationPhase, Revision, RevisionPhase};
 pub use source::{BundleKind, CaBundleRef, HttpSource, SecretRef, Source, Tls, UploadSource};
 pub use store::{ImageStore, ImageStoreSpec, ImageStoreStatus, NodeReach, Orphans, StoreCapacity, VerifySchedule};

@@ -208,13 +208,16 @@ pub struct ImageStoreStatus {
     pub nodes: Option<NodeReach>,
 }
 
-/// Data that no Image knows. It is removed when it was not changed for a day, or as long as the operator is told.
+/// Data that no Image knows. It is removed when it has been that, and unchanged, for a day, or as long as the operator is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Orphans {
     /// How many objects.
     pub count: i64,
-    /// The first of them, each as the uid and the revision of its Image, and its node.
+    /// Since when the named ones have been known to be data that no Image knows: the latest of their times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// The first of them, longest known ones first, each as the uid and the revision of its Image, and its node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), inner(length(max = 400)))]
     pub names: Vec<String>,

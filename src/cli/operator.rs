@@ -31,7 +31,7 @@ pub struct Operator {
     /// How often to look for what was forsaken: tasks and stored data of Images that are no more.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub sweep_interval: Duration,
-    /// How long stored data that no Image knows must not have been changed before it is removed.
+    /// How long stored data must be known to be no Image's, and not be changed, before it is removed.
     #[arg(long, value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
     pub orphan_grace: Duration,
     /// How long a key that signs agents' certificates is believed; the next one takes over after three quarters of it.

@@ -44,7 +44,7 @@ pub struct Context {
     pub requests: Requests,
     fleet: Mutex<Fleet>,
     last_progress: Mutex<BTreeMap<String, Instant>>,
-    orphans: Mutex<BTreeMap<String, Orphans>>,
+    orphans: Mutex<BTreeMap<String, Option<Orphans>>>,
     failures: Mutex<Failures>,
 }
 
@@ -146,19 +146,17 @@ impl Context {
     /// Takes note of what a store holds that no Image knows, and has the store looked at if that is news.
     pub fn note_orphans(&self, store: &str, orphans: Option<Orphans>) {
         let mut all = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.get(store) == orphans.as_ref() {
+        if all.get(store) == Some(&orphans) {
             return;
         }
-        match orphans {
-            Some(orphans) => drop(all.insert(store.to_owned(), orphans)),
-            None => drop(all.remove(store)),
-        }
+        all.insert(store.to_owned(), orphans);
         self.bells.store(store);
     }
 
-    /// What a store holds that no Image knows, as last seen.
-    pub fn orphans(&self, store: &str) -> Option<Orphans> {
-        self.orphans.lock().unwrap_or_else(PoisonError::into_inner).get(store).cloned()
+    /// What a store holds that no Image knows, as last seen; what an earlier leader wrote of it, until this one has looked.
+    pub fn orphans(&self, store: &ImageStore) -> Option<Orphans> {
+        let seen = self.orphans.lock().unwrap_or_else(PoisonError::into_inner).get(&store.name_any()).cloned();
+        seen.unwrap_or_else(|| store.status.as_ref().and_then(|status| status.orphans.clone()))
     }
 
     /// How long to wait before progress of this Image may be written again; `None` means now, and counts as having written.

@@ -82,6 +82,25 @@ fn the_definitions_are_printed() {
 }
 
 #[test]
+fn the_reference_is_written_a_file_for_each_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    run(["crds", "--format", "markdown", "--output", folder.path().to_str().unwrap()]).expect(0);
+    let mut names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "vitrine.dev_images.md",
+            "vitrine.dev_imagestores.md",
+            "vitrine.dev_imagetasks.md",
+            "vitrine.dev_nodecaches.md"
+        ]
+    );
+    let text = std::fs::read_to_string(folder.path().join("vitrine.dev_images.md")).unwrap();
+    assert!(text.contains("| `spec.source.http.url` | string"), "{text}");
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let mut child = vitrine(["crds"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());

@@ -8,6 +8,7 @@
 )]
 
 mod chart;
+mod documents;
 mod monitoring;
 mod node;
 mod operator;

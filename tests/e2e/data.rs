@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 use serde_json::json;
+pub use vitrine_harness::document::commands;
 use vitrine_harness::{Tool, qemu, tools};
 
 use crate::site::{Site, debian, site};
@@ -10,15 +11,6 @@ use crate::site::{Site, debian, site};
 const DOCUMENT: &str = include_str!("../../docs/data-api.md");
 /// The namespace that the document speaks of.
 pub const TEAM: &str = "team";
-
-/// The document's block of commands that begins with `first`, as it stands there.
-pub fn commands(document: &str, first: &str) -> String {
-    let lines = document.lines().skip_while(|line| !line.starts_with(&format!("    {first}")));
-    let block = lines.take_while(|line| line.starts_with("    ")).map(|line| &line[4..]);
-    let block: Vec<_> = block.collect();
-    assert!(!block.is_empty(), "the document has no {first}");
-    block.join("\n")
-}
 
 /// A person's folder, with kubectl in its path.
 pub struct Desk<'s> {

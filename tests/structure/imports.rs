@@ -90,7 +90,8 @@ fn module_of(src: &Path, file: &Path) -> Vec<String> {
     module
 }
 
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
+/// Every file of Rust in a folder and those below it.
+pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

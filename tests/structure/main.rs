@@ -7,6 +7,7 @@
     reason = "a test may end by panicking; clippy.toml allows it in #[test] functions only, not in what they call"
 )]
 
+mod documents;
 mod imports;
 
 use std::{collections::BTreeSet, fs, path::Path};

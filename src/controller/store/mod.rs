@@ -45,7 +45,7 @@ pub async fn reconcile(store: Arc<ImageStore>, context: Arc<Context>) -> Result<
             stores: &stores,
             users: &users,
             held: held_as_cached(&context, &name),
-            orphans: context.orphans(&name),
+            orphans: context.orphans(&store),
             fleet,
             now: Timestamp::now(),
             at: Instant::now(),

@@ -1,8 +1,11 @@
-//! Data that no Image knows: found by holding what agents list against the Images, and removed when it is old enough.
+//! Data that no Image knows: found by holding what agents list against the Images, and removed when it has been that for long enough.
 //!
 //! An Image's data goes with it by its finalizer, so this is for Images whose finalizer was taken off by force, for those that were lost
 //! with the cluster's memory, and for what agents left behind that were killed at the wrong moment. What Vitrine did not name is none
 //! of its business. All Images of the cluster count, whoever serves them.
+//!
+//! The time of grace counts from when this was found, not from when the data was stored: who has lost Images, or restores them from a
+//! copy under other uids, has all of it to notice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Api, Resource as _, ResourceExt as _, api::ListParams};
 use tokio::time::Instant;
 
@@ -21,7 +24,7 @@ use crate::{
         StoreRef, TaskPhase, condition::events, identity,
     },
     controller::{context::Context, fleet::Demand},
-    kube::{Doing as _, Result, event::Happening},
+    kube::{Doing as _, Result, condition::whole_seconds, event::Happening},
 };
 
 /// How many orphans status names, by its schema.
@@ -40,6 +43,41 @@ pub struct Orphan {
     pub node: Option<String>,
     /// For how long it has not been changed, in seconds.
     pub age: i64,
+}
+
+impl Orphan {
+    /// What status calls it.
+    fn name(&self) -> String {
+        let node = self.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
+        format!("{}-r{}{node}", self.uid, self.revision)
+    }
+}
+
+/// Since when each orphan has been known to be one, by store and name.
+#[derive(Debug, Default)]
+pub struct Found(BTreeMap<(String, String), Timestamp>);
+
+impl Found {
+    /// Notes `orphans`, which are all that `store` has now, and forgets its other ones. Gives them with their times, the longest known
+    /// first. What was not known here and stands in status was found by an earlier leader, which wrote down when.
+    pub fn note(&mut self, store: &ImageStore, orphans: Vec<Orphan>, now: Timestamp) -> Vec<(Timestamp, Orphan)> {
+        let uid = store.uid().unwrap_or_default();
+        let told = store.status.as_ref().and_then(|status| status.orphans.as_ref());
+        let since = |name: &str| {
+            let told = told.filter(|told| told.names.iter().any(|told| told == name));
+            told.and_then(|told| told.since.as_ref()).map_or(now, |since| since.0.min(now))
+        };
+        let time = |orphan: Orphan| {
+            let name = orphan.name();
+            let found = self.0.get(&(uid.clone(), name.clone())).copied();
+            (found.unwrap_or_else(|| since(&name)), orphan)
+        };
+        let mut all: Vec<_> = orphans.into_iter().map(time).collect();
+        all.sort();
+        self.0.retain(|(store, _), _| *store != uid);
+        self.0.extend(all.iter().map(|(since, orphan)| ((uid.clone(), orphan.name()), *since)));
+        all
+    }
 }
 
 /// What is known to be somebody's: uids and revisions.
@@ -66,28 +104,27 @@ impl Known {
     }
 }
 
-/// What status says of `orphans`.
-pub fn describe(orphans: &[Orphan]) -> Option<Orphans> {
-    let name = |orphan: &Orphan| {
-        let node = orphan.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
-        format!("{}-r{}{node}", orphan.uid, orphan.revision)
-    };
-    let names = orphans.iter().take(NAMED).map(name).collect();
+/// What status says of `orphans`, the longest known of which come first.
+pub fn describe(orphans: &[(Timestamp, Orphan)]) -> Option<Orphans> {
+    let named = orphans.get(..NAMED).unwrap_or(orphans);
+    let names = named.iter().map(|(_, orphan)| orphan.name()).collect();
+    let since = named.iter().map(|(since, _)| *since).max().map(Time);
     let count = i64::try_from(orphans.len()).unwrap_or(i64::MAX);
-    (count > 0).then_some(Orphans { count, names })
+    (count > 0).then_some(Orphans { count, since, names })
 }
 
 /// Looks for orphans for ever.
 pub async fn collect(context: Arc<Context>) {
+    let mut found = Found::default();
     loop {
         tokio::time::sleep(context.settings.sweep_interval).await;
-        if let Err(error) = look(&context).await {
+        if let Err(error) = look(&context, &mut found).await {
             tracing::warn!(%error, "looking for data that no Image knows");
         }
     }
 }
 
-async fn look(context: &Context) -> Result<()> {
+async fn look(context: &Context, found: &mut Found) -> Result<()> {
     let stores = context.stores.state();
     let listed: BTreeMap<_, _> = stores.iter().map(|store| (store.name_any(), objects(context, store))).collect();
     // Most of the time everything listed is known from the caches, and nothing need be read.
@@ -106,6 +143,7 @@ async fn look(context: &Context) -> Result<()> {
     for store in &stores {
         let mut orphans = listed.get(&store.name_any()).cloned().unwrap_or_default();
         orphans.retain(|object| !known.has(object));
+        let orphans = found.note(store, orphans, whole_seconds(Timestamp::now()));
         context.note_orphans(&store.name_any(), describe(&orphans));
         remove(context, &tasks, store, &orphans, &ours).await?;
     }
@@ -144,7 +182,7 @@ async fn remove(
     context: &Context,
     tasks: &Api<ImageTask>,
     store: &ImageStore,
-    orphans: &[Orphan],
+    orphans: &[(Timestamp, Orphan)],
     ours: &[ImageTask],
 ) -> Result<()> {
     let name = store.name_any();
@@ -168,7 +206,8 @@ async fn remove(
     if store.spec.read_only || store.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    let old = orphans.iter().filter(|orphan| is_old(orphan, context.settings.orphan_grace));
+    let (grace, now) = (context.settings.orphan_grace, Timestamp::now());
+    let old = orphans.iter().filter(|(since, orphan)| is_old(orphan, *since, now, grace)).map(|(_, orphan)| orphan);
     for orphan in old.take(AT_ONCE.saturating_sub(open.len())) {
         if let Some(task) = order(context, store, orphan)
             && !open.contains(&task.name_any())
@@ -180,9 +219,11 @@ async fn remove(
     Ok(())
 }
 
-/// Whether it has been there for so long that whoever made it would have said so.
-pub fn is_old(orphan: &Orphan, grace: Duration) -> bool {
-    u64::try_from(orphan.age).is_ok_and(|age| age >= grace.as_secs())
+/// Whether it has been there for so long that whoever made it would have said so, and known to be nobody's for so long that whoever
+/// misses it would have.
+pub fn is_old(orphan: &Orphan, since: Timestamp, now: Timestamp, grace: Duration) -> bool {
+    let known = now.duration_since(since).as_secs();
+    u64::try_from(orphan.age.min(known)).is_ok_and(|age| age >= grace.as_secs())
 }
 
 fn order(context: &Context, store: &ImageStore, orphan: &Orphan) -> Option<ImageTask> {
@@ -231,7 +272,7 @@ fn order(context: &Context, store: &ImageStore, orphan: &Orphan) -> Option<Image
 mod tests {
     use super::*;
     use crate::{
-        api::{Cleanup, ImageStatus},
+        api::{Cleanup, ImageStatus, ImageStoreStatus},
         controller::image::testing,
     };
 
@@ -249,13 +290,46 @@ mod tests {
         assert!(!known.has(&orphan(testing::UID, 1, 0)) && !known.has(&orphan("other", 3, 0)));
     }
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
     #[test]
-    fn only_what_is_old_is_removed_and_the_first_are_named() {
+    fn only_what_is_old_and_has_long_been_known_is_removed() {
         let grace = Duration::from_secs(100);
-        assert!(!is_old(&orphan("u", 1, 99), grace) && is_old(&orphan("u", 1, 100), grace));
-        let many: Vec<_> = (0..12).map(|n| orphan(&format!("u{n:02}"), 1, 0)).collect();
-        let told = describe(&many).unwrap();
-        assert_eq!((told.count, told.names.len(), told.names[0].as_str()), (12, 10, "u00-r1"));
+        let is_old = |age, since| is_old(&orphan("u", 1, age), at(since), at(1000), grace);
+        assert!(is_old(100, 900) && is_old(5000, 0));
+        assert!(!is_old(99, 900) && !is_old(100, 901) && !is_old(5000, 2000));
+    }
+
+    #[test]
+    fn the_longest_known_are_named_first() {
+        let (mut found, store) = (Found::default(), ImageStore::new("s", serde_json::from_value(spec()).unwrap()));
+        let of = |names: std::ops::Range<usize>| names.map(|n| orphan(&format!("u{n:02}"), 1, 0)).collect::<Vec<_>>();
+        found.note(&store, of(5..7), at(10));
+        let told = describe(&found.note(&store, of(0..12), at(20))).unwrap();
+        assert_eq!((told.count, told.names.len()), (12, 10));
+        assert_eq!(
+            (told.names[0].as_str(), told.names[2].as_str(), told.since),
+            ("u05-r1", "u00-r1", Some(Time(at(20))))
+        );
+        // What was away for a while begins anew.
+        found.note(&store, of(0..6), at(30));
+        let again = found.note(&store, of(5..7), at(40));
+        assert_eq!(again.iter().map(|(since, _)| *since).collect::<Vec<_>>(), [at(10), at(40)]);
         assert!(describe(&[]).is_none());
+    }
+
+    #[test]
+    fn a_new_leader_goes_on_with_what_the_last_one_wrote_down() {
+        let mut store = ImageStore::new("s", serde_json::from_value(spec()).unwrap());
+        let told = Orphans { count: 1, since: Some(Time(at(10))), names: vec!["u00-r1".to_owned()] };
+        store.status = Some(ImageStoreStatus { orphans: Some(told), ..ImageStoreStatus::default() });
+        let all = Found::default().note(&store, vec![orphan("u00", 1, 0), orphan("u01", 1, 0)], at(50));
+        assert_eq!(all.iter().map(|(since, _)| *since).collect::<Vec<_>>(), [at(10), at(50)]);
+    }
+
+    fn spec() -> serde_json::Value {
+        serde_json::json!({ "filesystem": { "path": "/var/lib/vitrine" } })
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::{Span, info_span};
+
 /// What a transfer is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -41,9 +43,10 @@ impl Stage {
     }
 }
 
-/// Counters that the stages of one transfer share.
-#[derive(Debug, Default)]
+/// Counters that the stages of one transfer share. Each stage is a span, below the one that is current where this is made.
+#[derive(Debug)]
 pub struct Progress {
+    span: Span,
     stage: AtomicU8,
     received: AtomicU64,
     total: AtomicU64,
@@ -54,19 +57,19 @@ pub struct Progress {
 /// How long each stage took.
 #[derive(Debug, Default)]
 struct Clock {
-    current: Option<(Stage, Instant)>,
+    current: Option<(Stage, Instant, Span)>,
     spent: [Duration; 3],
 }
 
 impl Clock {
     /// Counts the stage that goes on up to `now`, and goes on with `next`.
-    fn turn(&mut self, now: Instant, next: Option<Stage>) {
-        if let Some((stage, since)) = self.current.take()
+    fn turn(&mut self, now: Instant, next: Option<(Stage, Span)>) {
+        if let Some((stage, since, _)) = self.current.take()
             && let Some(spent) = self.spent.get_mut(usize::from(stage.number()))
         {
             *spent = spent.saturating_add(now.saturating_duration_since(since));
         }
-        self.current = next.map(|stage| (stage, now));
+        self.current = next.map(|(stage, span)| (stage, now, span));
     }
 }
 
@@ -81,6 +84,19 @@ pub struct Snapshot {
     pub total: Option<u64>,
     /// Bytes handed to sinks so far; with several stores, to each of them.
     pub written: u64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            span: Span::current(),
+            stage: AtomicU8::default(),
+            received: AtomicU64::default(),
+            total: AtomicU64::default(),
+            written: AtomicU64::default(),
+            clock: Mutex::default(),
+        }
+    }
 }
 
 impl Progress {
@@ -107,7 +123,8 @@ impl Progress {
             self.written.store(0, Ordering::Relaxed);
         }
         self.stage.store(stage.number(), Ordering::Relaxed);
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(Instant::now(), Some(stage));
+        let span = info_span!(parent: &self.span, "stage", stage = stage.name());
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(Instant::now(), Some((stage, span)));
     }
 
     /// Ends the last stage; how long each took that was entered, all of its times together.

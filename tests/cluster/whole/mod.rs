@@ -15,6 +15,7 @@ mod pools;
 mod resumed;
 mod several;
 pub mod site;
+mod traces;
 mod trouble;
 mod trust;
 mod uploads;

@@ -7,8 +7,8 @@ use vitrine_harness::Route;
 
 use super::{
     ceph::{self, POOL, USER, assert_holds, listed, location, ready, secret, told},
-    several::{choose, make},
-    site::{Site, condition},
+    several::{choose, events, make},
+    site::{Site, condition, is},
 };
 use crate::node::{disks::raw, lab::until};
 
@@ -66,6 +66,39 @@ async fn an_image_with_clones_waits_for_them_and_says_which() {
     let images = site.images("t");
     until("the Image is gone", async || images.get_opt("disk").await.ok()?.is_none().then_some(())).await;
     assert_eq!(listed(cluster, &spec), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_object_that_rots_in_a_pool_is_found_and_the_copy_made_anew_from_a_folder() {
+    let (site, cluster) = (Site::shared("rot").await, ceph::shared().await);
+    let node = site.lab.node("n").await;
+    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
+    let spec = ceph::store(&site, "ceph").await;
+    site.store("folder", &node.store(), false, None).await;
+    let disk = raw(10, 9 << 20);
+    site.lab.server.put("/disk", Route::bytes(disk.clone()));
+    make(&site, "disk", &["ceph", "folder"], json!({})).await;
+    site.active("t", "disk").await;
+    let sent = site.lab.server.sent("/disk");
+    let name = listed(cluster, &spec).into_iter().find(|name| !name.starts_with('.')).unwrap();
+    let info: Value =
+        serde_json::from_str(&cluster.rbd(&["info", "--format", "json", &format!("{spec}/{name}")]).unwrap()).unwrap();
+    let object = format!("{}.0000000000000001", info["block_name_prefix"].as_str().unwrap());
+    let rotten = site.lab.plane.scope().dir().join("rotten-object");
+    std::fs::write(&rotten, raw(11, 4 << 20)).unwrap();
+    let (pool, namespace) = spec.split_once('/').unwrap();
+    cluster.rados(&["-p", pool, "-N", namespace, "put", &object, rotten.to_str().unwrap()]).unwrap();
+
+    site.patch("disk", json!({ "metadata": { "annotations": { "vitrine.dev/verify": "now" } } })).await;
+    until("the rot is told", async || {
+        let told = events(&site, &site.tenant("t"), "disk").await;
+        told.into_iter().find(|(reason, note)| reason == "LocationCorrupt" && note.contains(&site.store_name("ceph")))
+    })
+    .await;
+    let sound = |image: &Image| location(image, &site.store_name("ceph")).is_some() && is(image, "Ready", "True");
+    let image = site.wait_for("t", "disk", "is sound again", sound).await;
+    assert_holds(&site, cluster, &image, "ceph", &disk);
+    assert_eq!(site.lab.server.sent("/disk"), sent, "nothing was fetched again");
 }
 
 #[tokio::test]

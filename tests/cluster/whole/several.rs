@@ -293,7 +293,14 @@ async fn data_that_no_image_knows_is_told_and_removed_when_it_is_old_and_what_is
     }
     let all = |folder: &PathBuf| entries(folder).len();
     assert_eq!(folders.each_ref().map(all), [4, 4], "a day has not passed");
+    // The next leader goes on counting where this one was.
+    let since = orphans("wide").await.unwrap().since;
     waits.terminate(PATIENCE).await.unwrap();
+    let next = site.operator(&["--sweep-interval", "1"]);
+    until("the next operator leads", async || next.log().contains("leading").then_some(())).await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!((orphans("wide").await.unwrap().since, since.is_some()), (since, true));
+    next.terminate(PATIENCE).await.unwrap();
     let _operator = site.operator(&["--sweep-interval", "1", "--orphan-grace", "1"]);
     for (short, folder) in ["disk", "wide"].iter().zip(&folders) {
         until(&format!("{short} is rid of it"), async || (all(folder) == 3).then_some(())).await;

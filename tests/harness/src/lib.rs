@@ -7,12 +7,14 @@
 //! * [`http::FaultServer`] and [`http::ForwardProxy`]: an HTTP server that misbehaves on demand, and a proxy that counts;
 //! * [`scope::Scope`] and [`process::Process`]: a folder and the processes started in it, which end when their owner does, even by
 //!   `kill -9`;
+//! * [`document`]: the commands that a document tells people to run;
 //! * [`tools`]: the Kubernetes programs, built once from pinned Go modules into a cache outside the tree.
 //!
 //! Knows nothing of Vitrine itself: the vitrine crate depends on this one, never the other way round.
 
 pub mod ceph;
 pub mod cluster;
+pub mod document;
 pub mod error;
 pub mod http;
 pub mod network;
