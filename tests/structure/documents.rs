@@ -108,11 +108,14 @@ fn variants(path: &str, name: &str) -> BTreeSet<String> {
 }
 
 fn kebab(name: &str) -> String {
-    let words = name.char_indices().map(|(at, letter)| {
-        let dash = if at > 0 && letter.is_uppercase() { "-" } else { "" };
-        format!("{dash}{}", letter.to_lowercase())
-    });
-    words.collect()
+    let mut words = String::new();
+    for (at, letter) in name.char_indices() {
+        if at > 0 && letter.is_uppercase() {
+            words.push('-');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
 }
 
 fn assert_same(what: &str, told: &BTreeSet<String>, known: &BTreeSet<String>) {
