@@ -62,14 +62,15 @@ struct Clock {
 }
 
 impl Clock {
-    /// Counts the stage that goes on up to `now`, and goes on with `next`.
-    fn turn(&mut self, now: Instant, next: Option<(Stage, Span)>) {
+    /// Counts the stage that goes on up to `now`, and goes on with `next`, whose span is below the one given.
+    fn turn(&mut self, now: Instant, next: Option<(Stage, &Span)>) {
         if let Some((stage, since, _)) = self.current.take()
             && let Some(spent) = self.spent.get_mut(usize::from(stage.number()))
         {
             *spent = spent.saturating_add(now.saturating_duration_since(since));
         }
-        self.current = next.map(|(stage, span)| (stage, now, span));
+        let span = |stage: Stage, parent| info_span!(parent: parent, "stage", stage = stage.name());
+        self.current = next.map(|(stage, parent)| (stage, now, span(stage, parent)));
     }
 }
 
@@ -123,8 +124,8 @@ impl Progress {
             self.written.store(0, Ordering::Relaxed);
         }
         self.stage.store(stage.number(), Ordering::Relaxed);
-        let span = info_span!(parent: &self.span, "stage", stage = stage.name());
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(Instant::now(), Some((stage, span)));
+        let next = Some((stage, &self.span));
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(Instant::now(), next);
     }
 
     /// Ends the last stage; how long each took that was entered, all of its times together.
