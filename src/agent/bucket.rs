@@ -20,9 +20,9 @@ const SECRET: [&str; 2] = ["secretAccessKey", "AWS_SECRET_ACCESS_KEY"];
 ///
 /// # Errors
 /// `Unavailable` if the Secret cannot be read or lacks something, `InvalidInput` if endpoint or certificates are none.
-pub async fn open(secrets: &Api<Secret>, name: &str, backend: &S3Backend) -> Result<S3Store> {
+pub async fn open(secrets: &Api<Secret>, name: &str, backend: &S3Backend, owner: Option<String>) -> Result<S3Store> {
     let secret = secret::read(secrets, &backend.secret_ref).await.map_err(|why| lacking(name, backend, &why))?;
-    let (name, options) = (name.to_owned(), options(name, backend, &secret)?);
+    let (name, options) = (name.to_owned(), S3Options { owner, ..options(name, backend, &secret)? });
     // Reading the system's certificates blocks.
     tokio::task::spawn_blocking(move || S3Store::open(&name, &options))
         .await

@@ -127,7 +127,7 @@ impl Stores {
                     self.take_up(place, Arc::new(store), expected.as_ref())
                 }
                 Backend { s3: Some(bucket), .. } => {
-                    let store = bucket::open(self.secrets(place.name)?, place.name, bucket).await?;
+                    let store = bucket::open(self.secrets(place.name)?, place.name, bucket, self.owner.clone()).await?;
                     self.take_up(place, Arc::new(store), expected.as_ref())
                 }
                 Backend { filesystem: None, rbd: None, s3: None } => Err(unknown(place.name)),

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use object_store::ObjectStoreExt as _;
 use vitrine_engine::{
     error::{Error, Kind},
     model::OutputFormat,
@@ -11,6 +12,7 @@ use vitrine_engine::{
         filesystem::{FilesystemOptions, FilesystemStore},
         limit::LimitedStore,
         rbd::RbdOptions,
+        s3::S3Options,
         thick::ThickStore,
     },
 };
@@ -18,7 +20,7 @@ use vitrine_engine::{
 use crate::{
     conformance::{key, noise, publish, read_all},
     filesystem::objects,
-    rbd,
+    rbd, s3,
 };
 
 /// The same place as `first` and `second` see it, and as somebody does who does not ask whose it is.
@@ -94,6 +96,25 @@ async fn a_pool_is_written_to_by_one_installation() {
     // A namespace is a store of its own.
     let other = RbdOptions { namespace: rbd::options().await.namespace, ..owned("second") };
     rbd::open(&other).await.claim().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_of_a_bucket_is_written_to_by_one_installation() {
+    let options = s3::options().await;
+    let owned = |owner: &str| S3Options { owner: Some(owner.to_owned()), ..options.clone() };
+    let (first, second, anybody) = (s3::open(&owned("first")), s3::open(&owned("second")), s3::open(&options));
+    let mark = format!("{}/.owner", options.prefix);
+    let endpoint = options.endpoint.as_str().trim_end_matches('/');
+    let command = format!("aws --endpoint-url {endpoint} s3 rm s3://{}/{mark}", options.bucket);
+    one_writes_and_others_read(&*first, &*second, &*anybody, &command).await;
+    anybody.sweep(Duration::ZERO).await.unwrap();
+    let left = s3::objects(&options).await.into_iter().map(|object| object.location.to_string());
+    assert_eq!(left.filter(|name| !name.contains("-r")).collect::<Vec<_>>(), [mark.as_str()]);
+    s3::client(&options).delete(&mark.as_str().into()).await.unwrap();
+    let (a, b) = tokio::join!(first.claim(), second.claim());
+    assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
+    // Another prefix is a store of its own.
+    s3::open(&S3Options { prefix: s3::options().await.prefix, ..owned("second") }).claim().await.unwrap();
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use vitrine_engine::{
+    error::Kind,
     model::ObjectKey,
     store::{
         Store as _,
@@ -58,13 +59,14 @@ async fn bucket(site: &Site<'_>, short: &str, secret: &str) {
     site.lab.plane.apply(&manifest.to_string()).await.unwrap();
 }
 
-/// The names of all objects below the prefix of the ImageStore `short`, without those with which agents probe it again and again.
+/// The names of all objects below the prefix of the ImageStore `short`, without those with which agents probe it again and again, and
+/// without the mark that says whose it is.
 async fn names(site: &Site<'_>, short: &str) -> Vec<String> {
     let listed = gateway().await.admin(&["bucket", "list", "--bucket", BUCKET, "--max-entries", "100000"]).unwrap();
     let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
     let names = listed.iter().map(|entry| entry["name"].as_str().unwrap().to_owned());
     let of_store = names.filter(|name| name.contains(&format!("{}/", site.store_name(short))));
-    of_store.filter(|name| !name.contains("/.trial-")).collect()
+    of_store.filter(|name| !name.contains("/.trial-") && !name.ends_with("/.owner")).collect()
 }
 
 #[tokio::test]
@@ -107,6 +109,9 @@ async fn an_image_goes_into_a_bucket_and_a_folder_at_once_and_leaves_nothing() {
     let left = names(&site, "bucket").await;
     assert!(left.iter().all(|left| left.ends_with(name)), "only the entry that says so is left: {left:?}");
     own.sweep(Duration::ZERO).await.unwrap();
+    // The bucket bears the cluster's mark.
+    let stranger = S3Store::open("stranger", &S3Options { owner: Some("stranger".to_owned()), ..options }).unwrap();
+    assert_eq!(stranger.claim().await.unwrap_err().kind(), Kind::Denied);
     assert_eq!(names(&site, "bucket").await, Vec::<String>::new());
 }
 

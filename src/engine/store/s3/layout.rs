@@ -12,6 +12,7 @@ const DATA: &str = ".data";
 const READERS: &str = ".readers";
 const RECORD: &str = "record";
 const LEASE: &str = "lease";
+const OWNER: &str = ".owner";
 
 /// The names below one prefix.
 #[derive(Clone, Debug)]
@@ -80,6 +81,11 @@ impl Layout {
         self.prefix.clone().join(format!(".trial-{nonce:016x}"))
     }
 
+    /// Whose all of it is.
+    pub(super) fn owner(&self) -> Path {
+        self.prefix.clone().join(OWNER)
+    }
+
     /// The key whose entry this is.
     pub(super) fn key_of(path: &Path) -> Option<ObjectKey> {
         let name = path.filename()?;
@@ -89,6 +95,11 @@ impl Layout {
     /// Whether it is something that was tried out.
     pub(super) fn is_trial(path: &Path) -> bool {
         path.filename().is_some_and(|name| name.starts_with(".trial-"))
+    }
+
+    /// Whether it says whose all of it is.
+    pub(super) fn is_owner(path: &Path) -> bool {
+        path.filename() == Some(OWNER)
     }
 
     /// Whose folder this is, or the folder in which this is.

@@ -7,6 +7,7 @@
 //! PREFIX/.data/KEY-TOKEN/lease        the sign of life of who writes it                               (see lease)
 //! PREFIX/.readers/KEY-TOKEN/NONCE     the sign of life of who reads it
 //! PREFIX/.trial-NONCE                 what is being tried out                                         (see trial)
+//! PREFIX/.owner                       which installation writes here                                  (see owner)
 //! ```
 //!
 //! Publishing: the pieces and the record are written under names that nobody else uses, and then one conditional write of the entry
@@ -21,6 +22,7 @@ mod index;
 mod layout;
 mod lease;
 mod options;
+mod owner;
 mod place;
 mod reader;
 mod record;
@@ -92,7 +94,12 @@ impl Store for S3Store {
         Some(self.place.id())
     }
 
+    async fn claim(&self) -> Result<()> {
+        owner::claim(&self.place).await
+    }
+
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
+        self.claim().await?;
         self.place.settle().await;
         Ok(Box::new(S3Sink::begin(&self.place, key, attempt, format).await?))
     }
@@ -112,7 +119,11 @@ impl Store for S3Store {
         self.place.settle().await;
         let (place, key) = (Arc::clone(&self.place), key.clone());
         let doing = format!("deleting {key}");
-        self.place.call(&doing, async move { removal::delete(&place, &key, attempt).await }).await
+        let work = async move {
+            owner::check(&place).await?;
+            removal::delete(&place, &key, attempt).await
+        };
+        self.place.call(&doing, work).await
     }
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {
@@ -122,6 +133,7 @@ impl Store for S3Store {
 
     async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
         self.place.settle().await;
+        owner::check(&self.place).await?;
         sweep::sweep(&self.place, older_than).await
     }
 

@@ -23,6 +23,8 @@ pub struct S3Options {
     pub path_style: bool,
     /// Certificates in PEM that are trusted besides the system's.
     pub ca_bundle: Option<Vec<u8>>,
+    /// Which installation writes here; without one nobody asks whose it is.
+    pub owner: Option<String>,
     /// Bytes of data that one object keeps at most.
     pub object_size: u64,
     /// How long a connection may take, TLS included.
@@ -53,6 +55,7 @@ impl S3Options {
             secret_access_key: secret.into(),
             path_style: true,
             ca_bundle: None,
+            owner: None,
             object_size: Self::OBJECT_SIZE,
             connect_timeout: Duration::from_secs(10),
             // The last try may begin just before the time to try again is over: together they end within a minute, after which an

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use object_store::ObjectMeta;
+use object_store::{ObjectMeta, path::Path};
 
 use super::{
     super::ObjectEntry,
@@ -48,7 +48,8 @@ pub(super) async fn list(place: &Place) -> Result<Vec<ObjectEntry>> {
     let (folders, listed, index) = look(place, Vec::new()).await?;
     let mut entries = Vec::new();
     let age = |changed: u64| index::now().saturating_sub(changed);
-    for meta in listed.iter().filter(|meta| !Layout::is_trial(&meta.location)) {
+    let is_own = |path: &Path| Layout::is_trial(path) || Layout::is_owner(path);
+    for meta in listed.iter().filter(|meta| !is_own(&meta.location)) {
         let name = meta.location.filename().unwrap_or_default().to_owned();
         let key = Layout::key_of(&meta.location);
         let published =
