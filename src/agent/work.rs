@@ -75,7 +75,8 @@ async fn work(place: &Workplace, reporter: &Reporter, halt: &Halt, task: &ImageT
         Some(Written::Invalid(why)) => return insist(place, reporter, "nothing was begun", &why).await,
         Some(Written::Gone) | None => return,
     }
-    tracing::info!("begun");
+    // Said here, too: who reads a task's log sees what the lines say and not what they are about.
+    tracing::info!(action = ?task.spec.action, "begun");
     metrics::begun(task.spec.action, task.spec.attempt);
     let began = Instant::now();
     let act = AssertUnwindSafe(act(place, reporter, halt, &task.spec)).catch_unwind();
