@@ -78,6 +78,12 @@ impl Found {
         self.0.extend(all.iter().map(|(since, orphan)| ((uid.clone(), orphan.name()), *since)));
         all
     }
+
+    /// Forgets stores that are no more.
+    fn forget_all_but(&mut self, stores: &[Arc<ImageStore>]) {
+        let there: BTreeSet<_> = stores.iter().filter_map(|store| store.uid()).collect();
+        self.0.retain(|(store, _), _| there.contains(store));
+    }
 }
 
 /// What is known to be somebody's: uids and revisions.
@@ -140,6 +146,7 @@ async fn look(context: &Context, found: &mut Found) -> Result<()> {
         let images = images.list(&ListParams::default()).await.doing(|| "list Images")?.items;
         known = Known::of(&images, &others);
     }
+    found.forget_all_but(&stores);
     for store in &stores {
         let mut orphans = listed.get(&store.name_any()).cloned().unwrap_or_default();
         orphans.retain(|object| !known.has(object));

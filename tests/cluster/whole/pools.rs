@@ -3,7 +3,7 @@
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use vitrine::api::Image;
-use vitrine_harness::Route;
+use vitrine_harness::{Process, Route};
 
 use super::{
     ceph::{self, POOL, USER, assert_holds, listed, location, ready, secret, told},
@@ -14,14 +14,20 @@ use crate::node::{disks::raw, lab::until};
 
 const SIZE: usize = 24 << 20;
 
+/// An operator and an agent, and two stores: `ceph` in a pool, as which it is given, and `folder` on the node.
+async fn pool_and_folder(site: &Site<'_>) -> (String, [Process; 2]) {
+    let node = site.lab.node("n").await;
+    let running = [site.operator(&[]), site.lab.start(&node, &[])];
+    let spec = ceph::store(site, "ceph").await;
+    site.store("folder", &node.store(), false, None).await;
+    ready(site, "ceph", "True").await;
+    (spec, running)
+}
+
 #[tokio::test]
 async fn an_image_goes_into_a_pool_and_a_folder_at_once_and_is_a_snapshot_to_clone_from() {
     let (site, cluster) = (Site::shared("pools").await, ceph::shared().await);
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    let spec = ceph::store(&site, "ceph").await;
-    site.store("folder", &node.store(), false, None).await;
-    ready(&site, "ceph", "True").await;
+    let (spec, _running) = pool_and_folder(&site).await;
     // Data in objects 0 and 4 of 6.
     let mut disk = vec![0; SIZE];
     disk[..1 << 20].copy_from_slice(&raw(7, 1 << 20));
@@ -71,10 +77,7 @@ async fn an_image_with_clones_waits_for_them_and_says_which() {
 #[tokio::test]
 async fn an_object_that_rots_in_a_pool_is_found_and_the_copy_made_anew_from_a_folder() {
     let (site, cluster) = (Site::shared("rot").await, ceph::shared().await);
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    let spec = ceph::store(&site, "ceph").await;
-    site.store("folder", &node.store(), false, None).await;
+    let (spec, _running) = pool_and_folder(&site).await;
     let disk = raw(10, 9 << 20);
     site.lab.server.put("/disk", Route::bytes(disk.clone()));
     make(&site, "disk", &["ceph", "folder"], json!({})).await;

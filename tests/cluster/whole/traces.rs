@@ -7,10 +7,13 @@ use std::{
 
 use axum::{Router, extract::State, routing::post};
 use serde_json::{Value, json};
-use vitrine_harness::Route;
+use vitrine_harness::{Route, port::PortLease};
 
 use super::{several::make, site::Site};
-use crate::node::{disks::raw, lab::until};
+use crate::node::{
+    disks::raw,
+    lab::{PATIENCE, until},
+};
 
 type Spans = Arc<Mutex<Vec<Value>>>;
 
@@ -89,4 +92,23 @@ async fn a_collector_gets_each_task_with_its_stages_and_how_it_ended() {
     let refused = task("page").await;
     assert_eq!((&refused["status"]["code"], &refused["status"]["message"]), (&json!(2), &json!("Refused")));
     assert!(says(&refused, "failed"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_costs_a_task_nothing_and_the_log_says_so() {
+    let port = PortLease::reserve().unwrap();
+    let site = Site::shared("untraced").await;
+    let node = site.lab.node("n").await;
+    let _operator = site.operator(&[]);
+    let endpoint = format!("OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{}", port.port());
+    let agent = site.lab.start_in(&node, &["env", &endpoint, "OTEL_BSP_SCHEDULE_DELAY=100"], &[]);
+    site.store("s", &node.store(), false, None).await;
+    site.lab.server.put("/disk", Route::bytes(raw(1, 3 << 20)));
+    make(&site, "disk", &["s"], json!({})).await;
+    site.active("t", "disk").await;
+    until("the log says that traces are not taken", async || {
+        agent.log().lines().any(|line| line.contains("opentelemetry") && line.contains("rror")).then_some(())
+    })
+    .await;
+    agent.terminate(PATIENCE).await.unwrap();
 }
