@@ -17,7 +17,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 use vitrine::api::{Image, ImagePhase};
-use vitrine_harness::{CephCluster, ControlPlane, Gateway, Process, Route, Tool, document::commands, tools};
+use vitrine_harness::{
+    CephCluster, ControlPlane, Gateway, Process, Route,
+    document::{self, commands},
+};
 
 use crate::{
     node::{
@@ -41,46 +44,24 @@ const SPACE: &str = "vitrine-system";
 const TEAM: &str = "vitrine-system-t";
 const SIZE: usize = 3 << 20;
 
-/// A person with a shell, in a folder of their own: kubectl, its plugin and helm are in the path.
+/// A person at a desk with the clone's charts, and the plugin in the path.
 struct Desk<'p> {
     plane: &'p ControlPlane,
-    folder: PathBuf,
-    variables: BTreeMap<&'static str, String>,
+    person: document::Desk<'p>,
 }
 
 impl<'p> Desk<'p> {
     async fn new(plane: &'p ControlPlane) -> Self {
-        let folder = plane.scope().dir().join("desk");
-        fs::create_dir_all(folder.join("bin")).unwrap();
-        let wanted = [Tool::Kubectl, Tool::Helm];
-        let built = tokio::task::spawn_blocking(move || tools::ensure(&wanted).unwrap()).await.unwrap();
-        for (tool, name) in wanted.into_iter().zip(["kubectl", "helm"]) {
-            symlink(built.path(tool).unwrap(), folder.join("bin").join(name)).unwrap();
-        }
-        symlink(env!("CARGO_BIN_EXE_vitrine"), folder.join("bin/kubectl-vitrine")).unwrap();
+        let person = document::Desk::new(plane, "operator").await;
+        person.give("kubectl-vitrine", Path::new(env!("CARGO_BIN_EXE_vitrine")));
         for part in ["charts", "config"] {
-            symlink(Path::new(TREE).join(part), folder.join(part)).unwrap();
+            symlink(Path::new(TREE).join(part), person.folder().join(part)).unwrap();
         }
-        let path = format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap());
-        let kubeconfig = folder.join("kubeconfig");
-        fs::copy(plane.kubeconfig(), &kubeconfig).unwrap();
-        let home = folder.display().to_string();
-        let variables = [("PATH", path), ("KUBECONFIG", kubeconfig.display().to_string()), ("HOME", home)];
-        Self { plane, folder, variables: variables.into() }
+        Self { plane, person }
     }
 
-    /// Runs what the person types; gives what it printed.
     async fn run(&self, script: &str) -> String {
-        let mut command = self.plane.scope().command("bash");
-        for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-            command.env_remove(proxy);
-        }
-        command.envs(&self.variables).current_dir(&self.folder);
-        command.args(["-c", &format!("set -euo pipefail\n{script}\n")]);
-        let done = tokio::process::Command::from(command).kill_on_drop(true).output().await.unwrap();
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(done.status.success(), "{script}\n{}{}", said(&done.stdout), said(&done.stderr));
-        said(&done.stdout)
+        self.person.run(script).await
     }
 
     async fn get(&self, what: &str) -> Value {
@@ -139,7 +120,11 @@ async fn an_installation_is_made_upgraded_rolled_back_and_paused() {
 
     let told = desk.run(&commands(HANDBOOK, "helm get values")).await;
     assert!(told.contains("superseded") && told.contains("deployed"), "{told}");
-    assert!(fs::read_to_string(desk.folder.join("vitrine-values.yaml")).unwrap().contains("registry.example/vitrine"));
+    assert!(
+        fs::read_to_string(desk.person.folder().join("vitrine-values.yaml"))
+            .unwrap()
+            .contains("registry.example/vitrine")
+    );
     let args = format!("{operator}='{container}.args}}'");
     desk.run(&commands(HANDBOOK, "helm upgrade vitrine charts/vitrine --namespace vitrine-system --set")).await;
     assert!(desk.run(&args).await.contains("--orphan-grace=315360000"));
@@ -243,14 +228,14 @@ async fn the_handbook_goes_as_it_is_written() {
     let mut desk = Desk::new(&plane).await;
     Door::of(&site, &nodes[1]).await;
     let port = Door::of(&site, &nodes[0]).await.address.port();
-    desk.variables.insert("VITRINE_DATA_URL", format!("https://localhost:{port}"));
+    desk.person.set("VITRINE_DATA_URL", format!("https://localhost:{port}"));
     let ward = Ward { site: &site, desk: &desk, nodes: &nodes };
     site.lab.server.put("/disk", Route::bytes(raw(1, SIZE)));
     ward.stores().await;
     for (name, stores) in [("debian", &["slow"][..]), ("plain", &[]), ("away", &["far"])] {
         ward.declare(name, stores).await;
     }
-    let file = desk.folder.join("appliance.raw");
+    let file = desk.person.folder().join("appliance.raw");
     fs::write(&file, raw(2, SIZE)).unwrap();
     ward.run(HANDBOOK, "kubectl vitrine image upload appliance.raw appliance").await;
 
@@ -393,11 +378,11 @@ async fn pools_and_buckets_are_set_up_verified_and_get_other_keys() {
     let mut desk = Desk::new(&plane).await;
     let metadata = json!({ "name": "vitrine-agent" });
     let agents = json!({ "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": pods("agent") });
-    let file = desk.folder.join("agents.yaml");
+    let file = desk.person.folder().join("agents.yaml");
     fs::write(&file, agents.to_string()).unwrap();
     let _operator = site.operator(&["--agents-owner", "vitrine-operator", "--agents-file", file.to_str().unwrap()]);
     let _agent = site.lab.start(&node, &["--probe-interval", "1"]);
-    desk.variables.insert("CEPH_CONF", ceph.config().display().to_string());
+    desk.person.set("CEPH_CONF", ceph.config().display().to_string());
 
     desk.run(&commands(STORES, "ceph osd pool create images")).await;
     let rbd = json!({ "monitors": [ceph.monitors()], "pool": "images", "secretRef": { "name": "ceph-images" } });

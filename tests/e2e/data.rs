@@ -1,10 +1,10 @@
 //! Images' bytes, fetched and sent by the very commands that `docs/data-api.md` tells people to use.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf};
+use std::{fs, path::Path};
 
 use serde_json::json;
-pub use vitrine_harness::document::commands;
-use vitrine_harness::{Tool, qemu, tools};
+pub use vitrine_harness::document::{Desk, commands};
+use vitrine_harness::qemu;
 
 use crate::site::{Site, debian, site};
 
@@ -12,51 +12,29 @@ const DOCUMENT: &str = include_str!("../../docs/data-api.md");
 /// The namespace that the document speaks of.
 pub const TEAM: &str = "team";
 
-/// A person's folder, with kubectl in its path.
-pub struct Desk<'s> {
-    site: &'s Site,
-    pub folder: PathBuf,
-}
-
-impl<'s> Desk<'s> {
-    /// That of the person `who`.
-    pub fn new(site: &'s Site, who: &str) -> Self {
-        let folder = site.cluster.plane().scope().dir().join(format!("desk-{who}"));
-        fs::create_dir_all(folder.join("bin")).unwrap();
-        let kubectl = tools::ensure(&[Tool::Kubectl]).unwrap().path(Tool::Kubectl).unwrap().to_owned();
-        symlink(kubectl, folder.join("bin/kubectl")).unwrap();
-        Self { site, folder }
-    }
-
-    /// Runs the script as a person would, who stops what is left in the background afterwards; gives what it printed.
-    pub fn run(&self, script: &str) -> String {
-        let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
-        let plane = self.site.cluster.plane();
-        let mut command = plane.scope().command("bash");
-        command.current_dir(&self.folder).env("PATH", path).env("KUBECONFIG", plane.kubeconfig());
-        let script = format!("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}\n");
-        let done = command.args(["-c", &script]).output().unwrap();
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(done.status.success(), "{script}\n{}{}", said(&done.stdout), said(&done.stderr));
-        said(&done.stdout)
-    }
+/// That of the person `who`, with the plugin in the path.
+pub async fn desk<'s>(site: &'s Site, who: &str) -> Desk<'s> {
+    let desk = Desk::new(site.cluster.plane(), who).await;
+    desk.give("kubectl-vitrine", Path::new(env!("CARGO_BIN_EXE_vitrine")));
+    desk
 }
 
 /// The namespace with somebody in it who may do what its people may. Whichever test is first makes it.
-pub fn make_team(desk: &Desk<'_>) {
+pub async fn make_team(desk: &Desk<'_>) {
     desk.run(&format!(
         "kubectl get namespace {TEAM} && exit
          kubectl create namespace {TEAM}
          kubectl --namespace {TEAM} create serviceaccount builder
          kubectl --namespace {TEAM} create rolebinding builder --clusterrole edit --serviceaccount {TEAM}:builder"
-    ));
+    ))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_document_says_fetches_an_image_and_sends_another() {
     let site = site().await;
-    let desk = Desk::new(&site, "curl");
-    make_team(&desk);
+    let desk = desk(&site, "curl").await;
+    make_team(&desk).await;
     site.serve("debian", "zlib.qcow2", &[]);
     let image = json!({
         "apiVersion": "vitrine.dev/v1alpha1", "kind": "Image", "metadata": { "name": "debian", "namespace": TEAM },
@@ -67,14 +45,14 @@ async fn what_the_document_says_fetches_an_image_and_sends_another() {
     site.kubectl(&active).await;
 
     let given = debian("zlib.qcow2");
-    fs::copy(&given, desk.folder.join("appliance.qcow2")).unwrap();
+    fs::copy(&given, desk.folder().join("appliance.qcow2")).unwrap();
     let sum = sha256(&given);
     let fetch = commands(DOCUMENT, "kubectl --namespace vitrine-system port-forward");
     let send = commands(DOCUMENT, "kubectl --namespace team apply").replace("sha256:…", &format!("sha256:{sum}"));
     assert!(send.contains(&sum), "{send}");
-    desk.run(&format!("{fetch}\n{send}"));
+    desk.run(&format!("{fetch}\n{send}")).await;
 
-    let fetched = desk.folder.join("debian.raw");
+    let fetched = desk.folder().join("debian.raw");
     qemu::qemu_img(&["compare", "-f", "raw", "-F", "qcow2", fetched.to_str().unwrap(), given.to_str().unwrap()])
         .unwrap();
     let sent = site.get(&["image", "appliance", "-n", TEAM]).await;

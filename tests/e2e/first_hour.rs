@@ -1,11 +1,11 @@
 //! The first hour, by the very commands of `docs/first-hour.md`. The site is installed already, so installing is only rendered.
 
-use std::{fs, os::unix::fs::symlink};
+use std::fs;
 
-use vitrine_harness::{Tool, qemu, tools};
+use vitrine_harness::qemu;
 
 use crate::{
-    data::{Desk, commands},
+    data::{commands, desk},
     site::{STORES, debian, site},
 };
 
@@ -15,34 +15,31 @@ const TREE: &str = env!("CARGO_MANIFEST_DIR");
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_hour_goes_as_it_is_written() {
     let site = site().await;
-    let desk = Desk::new(&site, "hour");
-    symlink(env!("CARGO_BIN_EXE_vitrine"), desk.folder.join("bin/kubectl-vitrine")).unwrap();
-    let helm = tools::ensure(&[Tool::Helm]).unwrap().path(Tool::Helm).unwrap().to_owned();
-    symlink(helm, desk.folder.join("bin/helm")).unwrap();
+    let desk = desk(&site, "hour").await;
     site.serve("hour", "zlib.qcow2", &[]);
     let given = debian("zlib.qcow2");
-    fs::copy(&given, desk.folder.join("appliance.qcow2")).unwrap();
+    fs::copy(&given, desk.folder().join("appliance.qcow2")).unwrap();
     // Other tests have a team, too.
-    let run = |first: &str| {
+    let run = async |first: &str| {
         let block = commands(DOCUMENT, first).replace("namespace team", "namespace hour");
-        desk.run(&block.replace("https://images.example/debian.qcow2", &site.server.url("/hour")))
+        desk.run(&block.replace("https://images.example/debian.qcow2", &site.server.url("/hour"))).await
     };
 
     // What `Site::prepare` does on every node, and what the chart makes of these values.
     assert_eq!(commands(DOCUMENT, "install -d"), format!("install -d -m 2770 -g 65532 {STORES}"));
     let install = commands(DOCUMENT, "helm install").replace("helm install", "helm template");
-    let rendered = desk.run(&format!("cd {TREE}\n{install}"));
+    let rendered = desk.run(&format!("cd {TREE}\n{install}")).await;
     assert!(rendered.contains("registry.example/vitrine") && rendered.contains(&format!("--store-root={STORES}")));
 
-    run("kubectl apply --filename - <<STORE");
-    let list = run("kubectl create namespace team");
+    run("kubectl apply --filename - <<STORE").await;
+    let list = run("kubectl create namespace team").await;
     assert!(list.contains("debian") && list.contains("Active") && list.contains("local"), "{list}");
-    let list = run("kubectl vitrine image upload");
+    let list = run("kubectl vitrine image upload").await;
     assert!(list.contains("debian") && list.contains("appliance"), "{list}");
-    let (copy, given) = (desk.folder.join("copy.raw"), given.display().to_string());
+    let (copy, given) = (desk.folder().join("copy.raw"), given.display().to_string());
     qemu::qemu_img(&["compare", "-f", "raw", "-F", "qcow2", copy.to_str().unwrap(), &given]).unwrap();
-    let said = run("kubectl vitrine doctor");
+    let said = run("kubectl vitrine doctor").await;
     assert!(said.contains("0 problems") && said.contains("ImportSucceeded"), "{said}");
-    run("kubectl vitrine image import");
-    run("kubectl vitrine image delete");
+    run("kubectl vitrine image import").await;
+    run("kubectl vitrine image delete").await;
 }

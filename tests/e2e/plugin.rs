@@ -1,9 +1,9 @@
 //! `kubectl vitrine` with the very commands that `docs/kubectl-vitrine.md` tells people to use: by a forwarded port, with nothing exposed.
 
-use std::{fs, os::unix::fs::symlink};
+use std::fs;
 
 use crate::{
-    data::{Desk, TEAM, commands, make_team, sha256},
+    data::{TEAM, commands, desk, make_team, sha256},
     site::{SPACE, debian, site},
 };
 use vitrine_harness::qemu;
@@ -26,32 +26,31 @@ eval "$again"
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_goes_in_and_out_by_a_forwarded_port() {
     let site = site().await;
-    let desk = Desk::new(&site, "plugin");
-    symlink(env!("CARGO_BIN_EXE_vitrine"), desk.folder.join("bin/kubectl-vitrine")).unwrap();
-    make_team(&desk);
+    let desk = desk(&site, "plugin").await;
+    make_team(&desk).await;
     let given = debian("zlib.qcow2");
-    fs::copy(&given, desk.folder.join("appliance.qcow2")).unwrap();
-    desk.run(&commands(DOCUMENT, "kubectl vitrine image upload"));
-    let (copy, given) = (desk.folder.join("copy.raw"), given.display().to_string());
+    fs::copy(&given, desk.folder().join("appliance.qcow2")).unwrap();
+    desk.run(&commands(DOCUMENT, "kubectl vitrine image upload")).await;
+    let (copy, given) = (desk.folder().join("copy.raw"), given.display().to_string());
     qemu::qemu_img(&["compare", "-f", "raw", "-F", "qcow2", copy.to_str().unwrap(), &given]).unwrap();
 
     // Not compressible and with no holes, so that it takes its time.
     let large: Vec<u8> =
         (0..(1_u64 << 29) / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
-    fs::write(desk.folder.join("large.raw"), large).unwrap();
-    desk.run(INTERRUPTED);
-    desk.run("kubectl vitrine image download large --file back.raw --namespace team");
-    assert_eq!(sha256(&desk.folder.join("back.raw")), sha256(&desk.folder.join("large.raw")));
+    fs::write(desk.folder().join("large.raw"), large).unwrap();
+    desk.run(INTERRUPTED).await;
+    desk.run("kubectl vitrine image download large --file back.raw --namespace team").await;
+    assert_eq!(sha256(&desk.folder().join("back.raw")), sha256(&desk.folder().join("large.raw")));
     let lent = site.get(&["serviceaccounts,roles,rolebindings", "-n", TEAM, "-l", "vitrine.dev/transfer=true"]).await;
     assert_eq!(lent["items"], serde_json::json!([]), "what was lent is given back");
 
-    let log = desk.run("kubectl vitrine task logs large --namespace team");
+    let log = desk.run("kubectl vitrine task logs large --namespace team").await;
     assert!(log.contains("begun action=Import") && !log.contains("appliance"), "{log}");
-    let health = desk.run("kubectl vitrine doctor");
+    let health = desk.run("kubectl vitrine doctor").await;
     for part in ["2 pods are ready", "one is ready on each of 2 nodes", "proves who it is", "0 problems"] {
         assert!(health.contains(part), "{part} in {health}");
     }
-    let version = desk.run("kubectl vitrine version");
+    let version = desk.run("kubectl vitrine version").await;
     assert_eq!(version.matches(env!("CARGO_PKG_VERSION")).count(), 3, "client, operator, agents: {version}");
     // Who may not forward a port is told so, and by which role they might.
     desk.run(&format!(
@@ -63,5 +62,6 @@ async fn an_image_goes_in_and_out_by_a_forwarded_port() {
          kubectl vitrine image download appliance --file once.raw --namespace {TEAM} --token $TOKEN
          kubectl delete rolebinding team-forwards --namespace {SPACE}
          kubectl vitrine image delete large appliance --namespace {TEAM} --wait --timeout 2m"
-    ));
+    ))
+    .await;
 }
