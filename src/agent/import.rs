@@ -61,6 +61,7 @@ pub async fn prepare(
         container_format: order.container_format,
         container_disk: order.container_disk.clone(),
         checksums,
+        request: order.request.clone(),
         key: key(spec)?,
         attempt: token(spec.attempt)?,
         targets,

@@ -193,6 +193,11 @@ pub struct ImportOrder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub container_disk: Option<String>,
+    /// Names what spec asks for (`Revision.specHash`): what a store holds of the revision and was made for another request is not taken
+    /// over. Absent takes anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub request: Option<String>,
     /// Whether the task fails if one store does.
     #[serde(default = "default_require_all")]
     pub require_all_stores: bool,

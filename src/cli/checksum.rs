@@ -99,6 +99,7 @@ pub async fn content(source: Arc<dyn Source>, limits: Limits) -> Result<Digest> 
         container_format: None,
         container_disk: None,
         checksums: Vec::new(),
+        request: None,
         key: key()?,
         attempt: 1,
         targets: vec![Target { store: Arc::new(Discard), output: OutputFormat::RAW }],

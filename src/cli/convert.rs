@@ -162,6 +162,7 @@ impl Convert {
             container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
+            request: None,
             key: key()?,
             attempt: 1,
             targets: vec![target],

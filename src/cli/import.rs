@@ -103,6 +103,7 @@ impl Import {
             container_format: self.container_format,
             container_disk: self.container_disk.clone(),
             checksums: self.checksums.clone(),
+            request: None,
             key,
             attempt: 1,
             targets: vec![target],

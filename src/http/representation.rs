@@ -102,6 +102,7 @@ mod tests {
             source_format: DiskFormat::Raw,
             container_format: ContainerFormat::Bare,
             properties: std::collections::BTreeMap::new(),
+            request: None,
             manifest: ContentManifest::default(),
         }
     }

@@ -113,6 +113,7 @@ fn proof() -> Verified {
         source_format: DiskFormat::Raw,
         container_format: ContainerFormat::Bare,
         properties: Properties::new(),
+        request: None,
         violations: vec![],
         manifest: ContentManifest { virtual_size: LENGTH as u64, chunks: vec![] },
     })

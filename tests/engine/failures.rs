@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{ContainerFormat, DiskFormat, Limits, OutputFormat, Rule},
+    model::{ContainerFormat, DiskFormat, Limits, ObjectKey, OutputFormat, Rule},
     pipeline::{Permit, Progress, import},
     source::{Opened, RangeReader, Source},
     store::{
@@ -231,7 +231,16 @@ async fn only_what_would_be_made_is_adopted() {
     run(&again(OutputFormat { cluster_size: 512, ..OutputFormat::RAW })).await.unwrap();
     let mut declared = again(OutputFormat::RAW);
     declared.disk_format = Some(DiskFormat::Qcow2);
-    for job in [again(QCOW2_ZSTD), declared] {
+    // What was stored for nobody's request is anybody's, and what was stored for one is that one's.
+    let mut asked = again(OutputFormat::RAW);
+    asked.request = Some("one".to_owned());
+    run(&asked).await.unwrap();
+    asked.key = ObjectKey::new("5f1d8a3e-uid", 2).unwrap();
+    run(&asked).await.unwrap();
+    asked.source = Arc::new(Stuck);
+    run(&asked).await.unwrap();
+    asked.request = Some("two".to_owned());
+    for job in [again(QCOW2_ZSTD), declared, asked] {
         let error = run(&job).await.unwrap_err();
         assert!(error.kind() == Kind::AlreadyExists && error.to_string().contains("choose another name"), "{error}");
     }

@@ -112,6 +112,7 @@ pub fn job(source: impl Source + 'static, targets: Vec<(Arc<dyn Store>, OutputFo
         container_format: None,
         container_disk: None,
         checksums: Vec::new(),
+        request: None,
         key: ObjectKey::new("5f1d8a3e-uid", 1).unwrap(),
         attempt: 1,
         targets: targets.into_iter().map(|(store, output)| Target { store, output }).collect(),

@@ -65,6 +65,7 @@ pub fn proof(virtual_size: u64) -> Verified {
         source_format: DiskFormat::Qcow2,
         container_format: ContainerFormat::Compressed,
         properties: std::collections::BTreeMap::new(),
+        request: None,
         violations: vec![],
         manifest: ContentManifest { virtual_size, chunks: chunks.collect() },
     })

@@ -108,6 +108,9 @@ pub struct StoredImage {
     /// What that said of the machine.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: Properties,
+    /// Names what was asked for when it was made; `None` if whoever asked gave that no name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// What the guest sees.
     pub manifest: ContentManifest,
 }

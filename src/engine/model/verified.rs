@@ -24,6 +24,8 @@ pub struct Evidence {
     pub container_format: ContainerFormat,
     /// What that said of the machine.
     pub properties: Properties,
+    /// Names what was asked for; `None` if that has no name.
+    pub request: Option<String>,
     /// Rules that inspection found broken.
     pub violations: Vec<Violation>,
     /// What the guest sees.
@@ -56,6 +58,11 @@ impl Verified {
     /// What that said of the machine.
     pub fn properties(&self) -> &Properties {
         &self.evidence.properties
+    }
+
+    /// Names what was asked for.
+    pub fn request(&self) -> Option<&str> {
+        self.evidence.request.as_deref()
     }
 
     /// What the guest sees.
@@ -111,6 +118,7 @@ mod tests {
             source_format: DiskFormat::Raw,
             container_format: ContainerFormat::Bare,
             properties: Properties::new(),
+            request: None,
             violations: vec![],
             manifest: ContentManifest::default(),
         }

@@ -126,6 +126,7 @@ fn move_all(source: Plain, handle: &Handle, declared: Option<DiskFormat>, job: T
         source_format,
         container_format: ContainerFormat::Bare,
         properties: Properties::new(),
+        request: None,
         violations: Vec::new(),
         manifest,
     };

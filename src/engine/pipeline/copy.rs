@@ -261,6 +261,7 @@ fn evidence(image: &StoredImage, manifest: ContentManifest) -> Evidence {
         source_format: image.source_format,
         container_format: image.container_format,
         properties: image.properties.clone(),
+        request: image.request.clone(),
         violations: Vec::new(),
         manifest,
     }

@@ -55,6 +55,8 @@ pub struct Import {
     pub container_disk: Option<String>,
     /// What the bytes as received must hash to.
     pub checksums: Vec<Digest>,
+    /// Names what is asked for: an object that was made for another request is not taken for this one's. `None` takes any.
+    pub request: Option<String>,
     /// Name of the object in every store.
     pub key: ObjectKey,
     /// The fencing token.
@@ -183,6 +185,7 @@ async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Import
         source_format: image.source_format,
         container_format: image.container_format,
         properties: image.properties,
+        request: image.request,
         violations: Vec::new(),
         manifest: image.manifest,
     };
@@ -201,6 +204,10 @@ fn check_adopted(job: &Import, output: OutputFormat, stat: &ObjectStat) -> Resul
             format!("it holds {} already, with another {what}: choose another name or delete it first", job.key);
         Err(Error::new(Kind::AlreadyExists, message))
     };
+    // One of the two has no name where people ask by hand, and in what was stored before requests had one.
+    if job.request.iter().zip(&image.request).any(|(asked, made_for)| asked != made_for) {
+        return differs("source or format asked for");
+    }
     if job.disk_format.is_some_and(|declared| declared != image.source_format) {
         return differs("disk format than declared");
     }

@@ -34,6 +34,7 @@ pub struct Intake {
     wants: Wants,
     order: Order,
     declared: Vec<Digest>,
+    request: Option<String>,
     progress: Arc<Progress>,
     stop: CancellationToken,
 }
@@ -74,6 +75,7 @@ impl Intake {
                 keep,
             },
             declared: job.checksums.clone(),
+            request: job.request.clone(),
             progress: progress.clone(),
             stop: stop.clone(),
         }
@@ -186,6 +188,7 @@ impl Stream {
             source_format: map.format(),
             container_format,
             properties,
+            request: self.intake.request.clone(),
             violations: Vec::new(),
             manifest,
         })

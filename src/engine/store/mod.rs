@@ -237,6 +237,7 @@ pub(crate) fn describe(format: OutputFormat, length: u64, proof: &Verified) -> S
         source_format: proof.source_format(),
         container_format: proof.container_format(),
         properties: proof.properties().clone(),
+        request: proof.request().map(str::to_owned),
         manifest: proof.manifest().clone(),
     }
 }

@@ -237,6 +237,7 @@ mod tests {
             source_format: DiskFormat::Raw,
             container_format: ContainerFormat::Bare,
             properties: std::collections::BTreeMap::new(),
+            request: None,
             violations: Vec::new(),
             manifest: ContentManifest::default(),
         })

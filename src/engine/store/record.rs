@@ -34,6 +34,8 @@ pub(super) struct Facts {
     container_format: ContainerFormat,
     #[serde(default, skip_serializing_if = "Properties::is_empty")]
     properties: Properties,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
     virtual_size: u64,
     content_digest: Digest,
     chunks: u64,
@@ -50,6 +52,7 @@ impl Facts {
             source_format,
             container_format,
             properties,
+            request,
             manifest,
         } = image;
         Self {
@@ -61,6 +64,7 @@ impl Facts {
             source_format: *source_format,
             container_format: *container_format,
             properties: properties.clone(),
+            request: request.clone(),
             virtual_size: manifest.virtual_size,
             content_digest: manifest.root(),
             chunks: manifest.chunks.len() as u64,
@@ -115,6 +119,7 @@ impl Facts {
             source_format: self.source_format,
             container_format: self.container_format,
             properties: self.properties,
+            request: self.request,
             manifest,
         })
     }

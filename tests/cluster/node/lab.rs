@@ -264,6 +264,7 @@ impl Order {
             disk_format: vitrine::api::DeclaredFormat::Auto,
             container_format: None,
             container_disk: None,
+            request: None,
             require_all_stores: true,
             stores: vec![StoreTarget {
                 name: "s".to_owned(),

@@ -1,10 +1,16 @@
-//! Nodes that are lost and come back, and an API server that goes away.
+//! Nodes that are lost and come back, an API server that goes away, and one that has forgotten.
 
 use std::{collections::BTreeSet, time::Duration};
 
+use kube::{
+    ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use vitrine::api::{Image, ImagePhase};
 use vitrine_harness::{ControlPlane, Fault, Route};
 
-use super::site::{Site, file};
+use super::site::{Site, file, phase};
 use crate::node::{
     disks::{entries, raw, sha256, sha256_of},
     lab::{PATIENCE, until},
@@ -128,4 +134,53 @@ async fn an_api_server_that_is_away_in_the_middle_of_an_import_delays_it_at_most
     }
     assert_eq!(entries(&node.store()), [""; 0]);
     assert!(operator.terminate(PATIENCE).await.unwrap().success());
+}
+
+/// What a snapshot of etcd does to an Image whose source was changed since, and is changed again: the number of its next revision is one
+/// under which the store holds what came from somewhere else.
+#[tokio::test]
+async fn a_revision_that_was_forgotten_is_not_taken_for_another() {
+    let site = Site::shared("forgotten").await;
+    let node = site.lab.node("n").await;
+    let operator = site.operator(&[]);
+    let _agent = site.lab.start(&node, &["--list-interval", "1"]);
+    site.store("s", &node.store(), false, None).await;
+    let disks = [1, 2, 3].map(|seed| raw(seed, 1 << 20));
+    for (path, disk) in ["/one", "/two", "/three"].iter().zip(&disks) {
+        site.lab.server.put(path, Route::bytes(disk.clone()));
+    }
+    site.image("t", "disk", "/one", "s").await;
+    let older = site.active("t", "disk").await;
+    let images = site.images("t");
+    let change = async |path: &str| {
+        let http = json!({ "http": { "url": site.lab.server.url(path) } });
+        let spec = json!({ "spec": { "source": http, "revisionHistoryLimit": 2 } });
+        images.patch("disk", &PatchParams::default(), &Patch::Merge(spec)).await.unwrap();
+    };
+    let serves = |number: i64| {
+        move |image: &Image| {
+            phase(image) == Some(ImagePhase::Active) && image.status.as_ref().unwrap().revision == Some(number)
+        }
+    };
+    change("/two").await;
+    let image = site.wait_for("t", "disk", "has its second revision", serves(2)).await;
+    assert_eq!(sha256_of(&file(&image)), sha256(&disks[1]));
+    operator.terminate(PATIENCE).await.unwrap();
+    change("/three").await;
+    let restored = Image { status: older.status, ..images.get("disk").await.unwrap() };
+    images.replace_status("disk", &PostParams::default(), &restored).await.unwrap();
+
+    let _operator = site.operator(&["--sweep-interval", "1"]);
+    let image = site.wait_for("t", "disk", "has another revision", serves(3)).await;
+    assert_eq!(sha256_of(&file(&image)), sha256(&disks[2]));
+    let uid = image.uid().unwrap();
+    // What nobody knows any more is told of, and kept for as long as such things are.
+    until("the forgotten revision is listed", async || {
+        let store = site.stores().get(&site.store_name("s")).await.ok()?;
+        let orphans = serde_json::to_string(&store.status?.orphans).unwrap();
+        orphans.contains(&format!("{uid}-r2")).then_some(())
+    })
+    .await;
+    let kept: BTreeSet<_> = entries(&node.store()).into_iter().collect();
+    assert_eq!(kept, (1..=3).map(|number| format!("{uid}-r{number}")).collect());
 }

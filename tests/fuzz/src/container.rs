@@ -101,6 +101,7 @@ fn imported(bytes: &Bytes, ranged: bool, declared: Option<ContainerFormat>) -> R
         container_format: declared,
         container_disk: None,
         checksums: Vec::new(),
+        request: None,
         key: ObjectKey::new("fuzz", 1).unwrap(),
         attempt: 1,
         targets: vec![Target { store: Arc::new(Discard), output: OutputFormat::RAW }],

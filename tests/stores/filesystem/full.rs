@@ -190,6 +190,7 @@ fn a_disk_that_fills_up_at_commit_publishes_nothing() {
                 source_format: DiskFormat::Raw,
                 container_format: ContainerFormat::Bare,
                 properties: std::collections::BTreeMap::new(),
+                request: None,
                 violations: vec![],
                 manifest: ContentManifest { virtual_size: 1 << 40, chunks },
             });

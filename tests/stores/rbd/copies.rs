@@ -37,6 +37,7 @@ async fn fill(store: &RbdStore, chunks: &[u64]) -> ContentManifest {
         source_format: DiskFormat::Raw,
         container_format: ContainerFormat::Bare,
         properties: Properties::new(),
+        request: None,
         violations: vec![],
         manifest: manifest.clone(),
     });

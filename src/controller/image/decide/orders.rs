@@ -9,7 +9,7 @@ use crate::api::{
     Action, Cleanup, CopyOrder, DeleteOrder, HIGHEST_ATTEMPT, Image, ImageIdentity, ImageStore, ImageTask,
     ImageTaskSpec, ImportOrder, StoreRef, StoreTarget, TaskHttp, TaskSource, TaskUpload, VerifyOrder, identity,
 };
-use crate::controller::image::validate::{Wanted, WantedStore};
+use crate::controller::image::validate::{Wanted, WantedStore, spec_hash};
 
 /// Tasks to cancel, delete and make, in this order.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +98,7 @@ pub fn import_task(seen: &Observed<'_>, wanted: &Wanted, known: &[String], bring
         disk_format: image.spec.disk_format,
         container_format: image.spec.container_format,
         container_disk: image.spec.container_disk.clone(),
+        request: Some(spec_hash(&image.spec)),
         require_all_stores: require_all,
         stores: targets(seen, bringing),
     };

@@ -13,6 +13,8 @@ use crate::{
 
 /// The reason in the report of an attempt whose task could not be made.
 const TASK_REFUSED: &str = "TaskRefused";
+/// The reason of an agent that finds something else under the revision's number.
+const ALREADY_EXISTS: &str = "AlreadyExists";
 /// How much is kept of what the API server says, in characters: it repeats what it refuses.
 const MAX_REFUSAL: usize = 2048;
 
@@ -128,7 +130,26 @@ impl Draft<'_> {
             }
             return;
         }
+        let taken = report.reason == ALREADY_EXISTS;
+        let report = match taken.then(|| self.take_another_number(task.spec.revision)).flatten() {
+            Some(next) => {
+                let message = format!("{}; that is left there, and this becomes revision {next}", report.message);
+                FailureReport { retryable: true, message, ..report }
+            }
+            None => report,
+        };
         self.fail_attempt(report, true);
+    }
+
+    /// Gives a revision that is nowhere yet another number, for a store holds something else under the one that it had: what was stored
+    /// before an older state of the Image was restored. That is left to those who look for what no Image knows.
+    fn take_another_number(&mut self, number: i64) -> Option<i64> {
+        let next = self.status.latest_revision.unwrap_or(number).max(number).checked_add(1)?;
+        let fresh = |r: &&mut Revision| r.phase == RevisionPhase::Importing && r.locations.is_empty();
+        self.revision(number).filter(fresh)?.number = next;
+        self.status.latest_revision = Some(next);
+        self.status.attempt.iter_mut().for_each(|attempt| attempt.revision = next);
+        Some(next)
     }
 
     /// Takes over what a task says of the copies that it read.

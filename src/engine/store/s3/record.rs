@@ -140,6 +140,7 @@ mod tests {
             source_format: DiskFormat::Raw,
             container_format: ContainerFormat::Bare,
             properties: std::collections::BTreeMap::new(),
+            request: Some("a".to_owned()),
             manifest: ContentManifest { virtual_size: 1000, chunks: vec![ChunkDigest { index: 0, digest: [7; 32] }] },
         };
         let extents = vec![Extent { offset: 5, length: 10, at: 0 }, Extent { offset: 100, length: 20, at: 10 }];

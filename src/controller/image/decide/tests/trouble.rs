@@ -112,6 +112,38 @@ fn passing_failures_are_retried_elsewhere_with_growing_waits_and_an_end() {
     assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("Failed", reasons::RETRIES_EXHAUSTED));
 }
 
+/// As after an older state of the Image was restored: its number is one that was given out before.
+#[test]
+fn a_number_under_which_a_store_holds_something_else_is_not_used() {
+    let mut world = World::new(&["a"], &["fast"]);
+    let asked = |world: &World| world.only_task().spec.import.clone().unwrap().request;
+    let mut requests = Vec::new();
+    for (number, wait) in [(1, 5), (2, 10)] {
+        world.step();
+        assert_eq!((world.only_task().spec.revision, world.only_task().spec.attempt), (number, number));
+        requests.push(asked(&world));
+        world.agent_fails(&failure("AlreadyExists", false));
+        world.step();
+        assert_eq!((kstatus(&world), ready(&world).0.as_str()), ("InProgress", reasons::TRANSIENT_ERROR));
+        assert!(ready(&world).1.contains(&format!("becomes revision {}", number + 1)), "{:?}", ready(&world));
+        world.pass(Duration::from_secs(wait));
+        world.renew("a");
+    }
+    world.step();
+    requests.push(asked(&world));
+    assert!(requests.iter().all(|request| *request == requests[0] && request.is_some()), "{requests:?}");
+    world.agent_succeeds("blake3:one");
+    world.step();
+    assert_eq!(
+        (kstatus(&world), world.status().revision, world.status().latest_revision),
+        ("Current", Some(3), Some(3))
+    );
+    assert!(world.is_settled() && world.status().cleanup.is_empty(), "what lies under the other numbers is left alone");
+    world.edit(|spec| spec.source.http.as_mut().unwrap().url.push('2'));
+    world.step();
+    assert_ne!(asked(&world), requests[0]);
+}
+
 #[test]
 fn a_task_that_the_api_server_does_not_take_is_a_failed_attempt() {
     let mut world = World::new(&["a"], &["fast"]);
