@@ -18,7 +18,7 @@ use crate::{
 pub struct Desk<'s, 'a> {
     pub site: &'s Site<'a>,
     pub folder: PathBuf,
-    kubeconfig: PathBuf,
+    pub kubeconfig: PathBuf,
     data_url: Option<String>,
 }
 

@@ -1,6 +1,7 @@
 //! Bytes to and from Images by command line: over a line that is slow, breaks, or is left in the middle.
 
 use std::{
+    path::Path,
     process::{Child, Stdio},
     time::Duration,
 };
@@ -8,6 +9,7 @@ use std::{
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, api::ListParams};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use vitrine_harness::qemu;
 
@@ -256,4 +258,42 @@ async fn who_has_no_way_is_told_of_one() {
     let stranger = other.join("ca.crt").display().to_string();
     let distrusted = ["image", "download", "disk", "--certificate-authority", &stranger];
     admin.run(&distrusted).await.expect(1).says(&["does not prove to be an agent"]);
+}
+
+#[tokio::test]
+async fn a_token_is_had_as_the_kubeconfig_says() {
+    let (site, node, _staff) = staffed("desk-tokens", &ADDRESS).await;
+    let desk =
+        Desk::with_token(&site, "tokens", &["vitrine-edit", "vitrine-view"]).await.at(&Door::of(&site, &node).await);
+    let given: Value = serde_json::from_slice(&read(&desk.kubeconfig)).unwrap();
+    let token = given["users"][0]["user"]["token"].as_str().unwrap();
+    let file = desk.file("token", token.as_bytes());
+    let said = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": { "token": token },
+    });
+    let said = desk.file("said.json", said.to_string().as_bytes());
+    let program = |path: &Path| {
+        let args = [path.to_str().unwrap()];
+        let api = "client.authentication.k8s.io/v1";
+        json!({ "exec": { "apiVersion": api, "command": "cat", "args": args, "interactiveMode": "Never" } })
+    };
+    desk.file("disk", &disk(7));
+    let ways =
+        [("file", json!({ "tokenFile": file })), ("program", program(&said)), ("none", program(Path::new("/nowhere")))];
+    for (name, way) in ways {
+        let mut config = given.clone();
+        config["users"][0]["user"] = way;
+        let config = desk.file(&format!("{name}.config"), config.to_string().as_bytes());
+        let config = ["--kubeconfig", config.to_str().unwrap()];
+        let send = ["image", "upload", "disk", name, "--store", &site.store_name("s")];
+        if name == "none" {
+            desk.run(&[&send[..], &config].concat()).await.expect(1).says(&["/nowhere"]);
+            continue;
+        }
+        desk.run(&[&send[..], &config].concat()).await.expect(0);
+        let back = ["image", "download", name, "--file", name];
+        desk.run(&[&back[..], &config].concat()).await.expect(0);
+        assert_eq!(read(&desk.folder.join(name)), disk(7));
+    }
+    assert_eq!(lent(&site).await, 0, "nobody had to lend one");
 }
