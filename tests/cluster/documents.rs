@@ -1,5 +1,5 @@
 //! The commands that operators are told to run, as they stand in the documents: all of `docs/handbook.md` and `docs/troubleshooting.md`, and
-//! those of `docs/install.md`, `docs/metrics.md` and `docs/stores.md`.
+//! those of `docs/install.md`, `docs/metrics.md`, `docs/stores.md` and `README.md`.
 //!
 //! On a control plane of each test's own, for all of it happens in the namespace `vitrine-system`. There are no nodes behind it: what moves
 //! bytes are agents that are processes of this machine, and what Deployment and DaemonSet do to pods is not seen here (see `tests/e2e`).
@@ -18,7 +18,7 @@ use kube::{
 use serde_json::{Value, json};
 use vitrine::api::{Image, ImagePhase};
 use vitrine_harness::{
-    CephCluster, ControlPlane, Gateway, Process, Route,
+    CephCluster, ControlPlane, FaultServer, Gateway, Process, Route,
     document::{self, commands},
 };
 
@@ -38,6 +38,7 @@ const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
 const INSTALL: &str = include_str!("../../docs/install.md");
 const METRICS: &str = include_str!("../../docs/metrics.md");
 const STORES: &str = include_str!("../../docs/stores.md");
+const README: &str = include_str!("../../README.md");
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
 const SPACE: &str = "vitrine-system";
 /// What the documents call `team`.
@@ -100,6 +101,12 @@ async fn an_installation_is_made_upgraded_rolled_back_and_paused() {
             && made.contains(Path::new(archive).file_name().unwrap().to_str().unwrap()),
         "{made}"
     );
+    // The README's way is the same in short.
+    let short = commands(README, "make image");
+    let (_, short) = short.split_once('\n').unwrap();
+    let rendered =
+        desk.run(&short.replace("helm install", "helm template").replace('…', "registry.example/short")).await;
+    assert!(rendered.contains("registry.example/short:"), "{rendered}");
     desk.run(&format!("{install} --set agents.awaitRollout.enabled=false")).await;
     let container = "{.spec.template.spec.containers[0]";
     let operator = format!("kubectl --namespace {SPACE} get deployment vitrine-operator --output jsonpath");
@@ -137,6 +144,22 @@ async fn an_installation_is_made_upgraded_rolled_back_and_paused() {
         assert_eq!(desk.run(&format!("{operator}='{{.spec.replicas}}'")).await, replicas);
     }
     assert_eq!(scale.lines().count(), 2);
+}
+
+#[tokio::test]
+async fn images_are_inspected_converted_and_hashed_as_the_readme_says() {
+    let person = document::Desk::new(ControlPlane::shared().await.unwrap(), "reader").await;
+    person.give("vitrine", Path::new(env!("CARGO_BIN_EXE_vitrine")));
+    fs::write(person.folder().join("given.raw"), raw(4, SIZE)).unwrap();
+    person.run("vitrine convert given.raw disk.qcow2 && xz --keep disk.qcow2").await;
+    let server = FaultServer::start().unwrap();
+    server.put("/disk.qcow2", Route::file(&person.folder().join("disk.qcow2")).unwrap());
+    let block = commands(README, "vitrine inspect https://example.org/disk.qcow2");
+    let told = person.run(&block.replace("https://example.org/disk.qcow2", &server.url("/disk.qcow2"))).await;
+    assert!(told.contains("accepted"), "{told}");
+    assert_eq!(sha256_of(&person.folder().join("disk.raw")), sha256(&raw(4, SIZE)));
+    let digest = person.run("vitrine checksum --content given.raw | cut --delimiter=' ' --fields=1").await;
+    assert!(told.contains(digest.trim()), "{digest} in {told}");
 }
 
 /// What a test of the running whole holds.

@@ -12,5 +12,6 @@ mod first_hour;
 mod install;
 mod life;
 mod plugin;
+mod runbooks;
 mod site;
 mod trouble;

@@ -21,14 +21,17 @@ pub const STORES: &str = "/var/lib/vitrine";
 const PATIENCE: Duration = Duration::from_secs(240);
 const TIMEOUT: &str = "300s";
 const POLL: Duration = Duration::from_millis(200);
-/// Silence is noticed sooner than by default, and failure repeated sooner, so that no test waits a minute for it.
+/// Silence is noticed sooner than by default, failure repeated sooner, and what no Image knows removed sooner, so that no test waits a minute
+/// for it. The grace is longer than a listing of a store is old.
 const VALUES: &str = r#"{
     "image": {"pullPolicy": "Never"},
-    "operator": {"extraArgs": ["--agent-grace=10", "--retry-base=1", "--leader-lease=6"]},
+    "operator": {
+        "extraArgs": ["--agent-grace=10", "--retry-base=1", "--leader-lease=6", "--sweep-interval=1", "--orphan-grace=7"]
+    },
     "agents": {
         "allowSources": ["10.77.0.1"],
         "clusterCIDRs": ["10.96.0.0/16", "10.244.0.0/16"],
-        "extraArgs": ["--lease-duration=10", "--lease-renew=2", "--probe-interval=5"]
+        "extraArgs": ["--lease-duration=10", "--lease-renew=2", "--probe-interval=5", "--list-interval=1"]
     }
 }"#;
 /// With a folder of the nodes.

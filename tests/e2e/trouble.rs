@@ -1,13 +1,16 @@
-//! Agents and nodes that die in the middle of an import.
+//! Agents and nodes that die in the middle of an import, and what the runbook of dead agents shows.
 
 use serde_json::json;
 use vitrine_harness::Fault;
 
 use crate::{
+    data::desk,
     install::file_of,
+    runbooks::OnCall,
     site::{SPACE, TENANT, site},
 };
 
+const AGENT_DOWN: &str = include_str!("../../docs/runbooks/VitrineAgentDown.md");
 /// Slow enough that nothing is done before the test has done its part, for each connection.
 const TRICKLE: Fault = Fault::Rate(200_000);
 
@@ -31,6 +34,12 @@ async fn what_a_killed_agent_was_importing_is_imported_all_the_same() {
         (status["restartCount"].as_i64() > before && *ended == 137 && status["ready"] == true).then_some(())
     })
     .await;
+    let (agent, desk) = (site.agent_on(node).await, desk(&site, "down").await);
+    let on_call = OnCall { desk: &desk, name: "", pod: agent["metadata"]["name"].as_str().unwrap() };
+    let told = on_call.run(AGENT_DOWN, "kubectl get pods").await;
+    assert!(told.contains(on_call.pod) && told.contains(node.name()) && told.contains("137"), "{told}");
+    let last = on_call.run(AGENT_DOWN, "kubectl logs POD").await;
+    assert!(last.contains("tenant/killed"), "{last}");
     site.kubectl(&["delete", "image", "killed", "-n", TENANT]).await;
 }
 

@@ -1,5 +1,5 @@
 //! Holds the documents against the code: every reason and every rule stands in `docs/troubleshooting.md`, nothing stands there that is
-//! not in the code, and every block of commands in `docs/` is run by some test.
+//! not in the code, and every block of commands in `README.md`, `docs/` and `docs/runbooks/` is run by some test.
 
 use std::{
     collections::BTreeSet,
@@ -20,30 +20,31 @@ const FEWEST: usize = 8;
 /// Blocks that no test names by the words that they begin with: what a verb takes or prints, or what another test does in its own words. Each
 /// with the document, those words, the file that does it, and what of that file proves that it is there.
 #[rustfmt::skip]
-const OTHERWISE: [(&str, &str, &str, &str); 23] = [
-    ("benchmarks.md", "make bench", "Makefile", "\nbench:"),
-    ("benchmarks.md", "cargo test -p vitrine --test e2e -- --nocapture uninstalling", "tests/e2e/life.rs", "fn uninstalling_"),
-    ("cli.md", "vitrine inspect IMAGE", "tests/cli/inspect.rs", "fn good_images_are_accepted_as_what_they_are("),
-    ("cli.md", "$ vitrine inspect suspicious.qcow2", "tests/cli/inspect.rs", "fn reasons_tell_rule_field_value_and_what_to_do("),
-    ("cli.md", "vitrine convert SOURCE", "tests/cli/convert.rs", "fn every_variant_becomes_the_same_sparse_raw("),
-    ("cli.md", "vitrine convert disk.qcow2 -", "tests/cli/pipe.rs", "fn an_image_goes_into_a_pipe_as_it_does_into_a_file("),
-    ("cli.md", "vitrine import SOURCE", "tests/cli/import.rs", "fn a_url_becomes_a_verified_object("),
-    ("cli.md", "vitrine checksum IMAGE", "tests/cli/checksum.rs", "fn the_lines_are_those_of_coreutils("),
-    ("cli.md", "vitrine clone OBJECT", "tests/cli/clone.rs", "fn keys_come_from_files("),
-    ("cli.md", "$ vitrine clone rbd", "tests/cli/clone.rs", "fn a_clone_has_the_bytes_is_listed_and_holds_its_object("),
-    ("cli.md", "vitrine crds [", "tests/cli/help.rs", "fn the_definitions_are_printed("),
-    ("cli.md", "vitrine crds --format markdown", "tests/cli/help.rs", "fn the_reference_is_written_a_file_for_each_kind("),
-    ("kubectl-vitrine.md", "make build", "Makefile", "\nbuild:"),
-    ("kubectl-vitrine.md", "kubectl create rolebinding team-forwards", "tests/e2e/plugin.rs", "kubectl create rolebinding team-forwards --role vitrine-forward"),
-    ("kubectl-vitrine.md", "kubectl vitrine image upload FILE", "tests/cluster/plugin/transfers.rs", "fn an_administrator_with_a_certificate_sends_and_fetches("),
-    ("kubectl-vitrine.md", "zstd -dc golden.raw.zst", "tests/cluster/plugin/transfers.rs", "\"upload\", \"-\", \"piped\""),
-    ("kubectl-vitrine.md", "kubectl vitrine image download NAME", "tests/cluster/plugin/transfers.rs", "fn an_administrator_with_a_certificate_sends_and_fetches("),
-    ("kubectl-vitrine.md", "kubectl vitrine image create NAME", "tests/cluster/plugin/images.rs", "fn an_image_is_made_looked_at_changed_and_removed("),
-    ("kubectl-vitrine.md", "kubectl vitrine store list", "tests/cluster/plugin/stores.rs", "fn stores_are_listed_shown_and_probed_at_once("),
-    ("kubectl-vitrine.md", "kubectl vitrine task list", "tests/cluster/plugin/stores.rs", "fn tasks_are_listed_while_they_run("),
-    ("kubectl-vitrine.md", "kubectl vitrine doctor", "tests/cluster/plugin/doctor.rs", "fn a_healthy_site_is_told_from_broken_ones("),
-    ("kubectl-vitrine.md", "kubectl vitrine version", "tests/cluster/plugin/stores.rs", "\"version\", \"-o\", \"json\""),
-    ("kubectl-vitrine.md", "source <(kubectl-vitrine completion", "tests/cli/help.rs", "fn scripts_for_shells_are_scripts("),
+const OTHERWISE: [(&str, &str, &str, &str); 24] = [
+    ("README.md", "make demo", "tests/demo/run.rs", "\"--no-print-directory\", \"demo\""),
+    ("docs/benchmarks.md", "make bench", "Makefile", "\nbench:"),
+    ("docs/benchmarks.md", "cargo test -p vitrine --test e2e -- --nocapture uninstalling", "tests/e2e/life.rs", "fn uninstalling_"),
+    ("docs/cli.md", "vitrine inspect IMAGE", "tests/cli/inspect.rs", "fn good_images_are_accepted_as_what_they_are("),
+    ("docs/cli.md", "$ vitrine inspect suspicious.qcow2", "tests/cli/inspect.rs", "fn reasons_tell_rule_field_value_and_what_to_do("),
+    ("docs/cli.md", "vitrine convert SOURCE", "tests/cli/convert.rs", "fn every_variant_becomes_the_same_sparse_raw("),
+    ("docs/cli.md", "vitrine convert disk.qcow2 -", "tests/cli/pipe.rs", "fn an_image_goes_into_a_pipe_as_it_does_into_a_file("),
+    ("docs/cli.md", "vitrine import SOURCE", "tests/cli/import.rs", "fn a_url_becomes_a_verified_object("),
+    ("docs/cli.md", "vitrine checksum IMAGE", "tests/cli/checksum.rs", "fn the_lines_are_those_of_coreutils("),
+    ("docs/cli.md", "vitrine clone OBJECT", "tests/cli/clone.rs", "fn keys_come_from_files("),
+    ("docs/cli.md", "$ vitrine clone rbd", "tests/cli/clone.rs", "fn a_clone_has_the_bytes_is_listed_and_holds_its_object("),
+    ("docs/cli.md", "vitrine crds [", "tests/cli/help.rs", "fn the_definitions_are_printed("),
+    ("docs/cli.md", "vitrine crds --format markdown", "tests/cli/help.rs", "fn the_reference_is_written_a_file_for_each_kind("),
+    ("docs/kubectl-vitrine.md", "make build", "Makefile", "\nbuild:"),
+    ("docs/kubectl-vitrine.md", "kubectl create rolebinding team-forwards", "tests/e2e/plugin.rs", "kubectl create rolebinding team-forwards --role vitrine-forward"),
+    ("docs/kubectl-vitrine.md", "kubectl vitrine image upload FILE", "tests/cluster/plugin/transfers.rs", "fn an_administrator_with_a_certificate_sends_and_fetches("),
+    ("docs/kubectl-vitrine.md", "zstd -dc golden.raw.zst", "tests/cluster/plugin/transfers.rs", "\"upload\", \"-\", \"piped\""),
+    ("docs/kubectl-vitrine.md", "kubectl vitrine image download NAME", "tests/cluster/plugin/transfers.rs", "fn an_administrator_with_a_certificate_sends_and_fetches("),
+    ("docs/kubectl-vitrine.md", "kubectl vitrine image create NAME", "tests/cluster/plugin/images.rs", "fn an_image_is_made_looked_at_changed_and_removed("),
+    ("docs/kubectl-vitrine.md", "kubectl vitrine store list", "tests/cluster/plugin/stores.rs", "fn stores_are_listed_shown_and_probed_at_once("),
+    ("docs/kubectl-vitrine.md", "kubectl vitrine task list", "tests/cluster/plugin/stores.rs", "fn tasks_are_listed_while_they_run("),
+    ("docs/kubectl-vitrine.md", "kubectl vitrine doctor", "tests/cluster/plugin/doctor.rs", "fn a_healthy_site_is_told_from_broken_ones("),
+    ("docs/kubectl-vitrine.md", "kubectl vitrine version", "tests/cluster/plugin/stores.rs", "\"version\", \"-o\", \"json\""),
+    ("docs/kubectl-vitrine.md", "source <(kubectl-vitrine completion", "tests/cli/help.rs", "fn scripts_for_shells_are_scripts("),
 ];
 
 fn read(path: &str) -> String {
@@ -233,14 +234,16 @@ fn is_run(test: &str, document: &str, first: &str) -> bool {
 /// The tests that read the document `name`.
 fn readers(name: &str) -> Vec<String> {
     let tests = rust_files(&root().join("tests")).into_iter().map(|file| fs::read_to_string(file).unwrap());
-    tests.filter(|text| text.contains(&format!("/docs/{name}\")"))).collect()
+    tests.filter(|text| text.contains(&format!("../{name}\")"))).collect()
 }
 
+/// What people read who are to type it, by its path.
 fn documents() -> Vec<(String, String)> {
-    let files = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = ["docs", "docs/runbooks"].map(|folder| fs::read_dir(root().join(folder)).unwrap());
+    let files = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
     let files = files.filter(|path| path.extension().is_some_and(|end| end == "md"));
-    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-    files.map(|path| (name(&path), fs::read_to_string(&path).unwrap())).collect()
+    let name = |path: &Path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+    files.chain([root().join("README.md")]).map(|path| (name(&path), fs::read_to_string(&path).unwrap())).collect()
 }
 
 #[test]
@@ -254,15 +257,22 @@ fn every_block_of_commands_is_run_by_a_test() {
                 let (_, _, file, proof) = idle.swap_remove(at);
                 assert!(
                     read(file).contains(proof),
-                    "{file} has no {proof:?}, which is said to do what docs/{name} has: {first}"
+                    "{file} has no {proof:?}, which is said to do what {name} has: {first}"
                 );
             } else {
                 let run = readers.iter().any(|test| is_run(test, &document, first));
-                assert!(run, "docs/{name}: no test runs {first:?}: run it in one, as tests/cluster/documents.rs does");
+                assert!(run, "{name}: no test runs {first:?}: run it in one, as tests/cluster/documents.rs does");
             }
         }
     }
     assert!(idle.is_empty(), "no document has what these are said to do: {idle:?}");
+}
+
+#[test]
+fn commands_of_runbooks_stand_in_blocks() {
+    for (name, document) in documents().into_iter().filter(|(name, _)| name.starts_with("docs/runbooks/")) {
+        assert!(!document.contains("`kubectl "), "{name}: a command within a line is run by no test: make it a block");
+    }
 }
 
 #[test]
