@@ -34,6 +34,10 @@ async fn an_image_goes_in_and_out_by_a_forwarded_port() {
     let (copy, given) = (desk.folder().join("copy.raw"), given.display().to_string());
     qemu::qemu_img(&["compare", "-f", "raw", "-F", "qcow2", copy.to_str().unwrap(), &given]).unwrap();
 
+    desk.run(&commands(DOCUMENT, "kubectl vitrine image download appliance --namespace")).await;
+    let converted = desk.folder().join("appliance-copy.qcow2");
+    qemu::qemu_img(&["compare", "-f", "qcow2", "-F", "qcow2", converted.to_str().unwrap(), &given]).unwrap();
+
     // Not compressible and with no holes, so that it takes its time.
     let large: Vec<u8> =
         (0..(1_u64 << 29) / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
