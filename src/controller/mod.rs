@@ -20,7 +20,7 @@ use kube::{
     Api, Client,
     runtime::{
         Controller,
-        controller::{Action, Config},
+        controller::{self, Action, Config},
         reflector::{self, ObjectRef},
         watcher,
     },
@@ -173,15 +173,18 @@ fn again<K: kube::Resource<DynamicType = ()>>(object: Arc<K>, error: &Error, con
     Action::requeue(if error.is_conflict() { CONFLICT_DELAY } else { delay() })
 }
 
-async fn drain<K, E>(results: impl Stream<Item = std::result::Result<(ObjectRef<K>, Action), E>>, context: &Context)
-where
+async fn drain<K>(
+    results: impl Stream<Item = std::result::Result<(ObjectRef<K>, Action), controller::Error<Error, watcher::Error>>>,
+    context: &Context,
+) where
     K: kube::Resource<DynamicType = ()>,
-    E: std::fmt::Display,
 {
     results
         .for_each(|result| async {
             match result {
                 Ok((object, _)) => context.succeeded(&object.to_string()),
+                // Who tells of an object need not know whether it is still there.
+                Err(error @ controller::Error::ObjectNotFound(_)) => tracing::debug!(%error, "reconcile"),
                 Err(error) => tracing::warn!(%error, "reconcile"),
             }
         })
