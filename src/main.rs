@@ -78,6 +78,7 @@ async fn run_operator(operator: Operator) -> Result<(), Failure> {
         controller::AuthorityTerms { validity: operator.authority_validity, names: operator.data_names };
     let agents = operator.agents_file.zip(operator.agents_owner);
     settings.agents = agents.map(|(file, owner)| controller::agents::Order { file, owner });
+    settings.default_store = operator.default_store_file;
     let readiness = tell(operator.telemetry_address).await?;
     Box::pin(controller::run(client::connect().await?, settings, readiness, stop)).await;
     Ok(())

@@ -47,6 +47,9 @@ pub struct Operator {
     /// The Deployment in the operator's namespace that the agents' DaemonSet belongs to, and goes with.
     #[arg(long, value_name = "NAME")]
     pub agents_owner: Option<String>,
+    /// The manifest of an ImageStore to make if there is none of its name. What is there is never changed.
+    #[arg(long, value_name = "FILE")]
+    pub default_store_file: Option<PathBuf>,
     /// Write logs as JSON.
     #[arg(long)]
     pub log_json: bool,

@@ -134,6 +134,7 @@ async fn control(client: Client, settings: Settings, stop: CancellationToken) {
         () = followed => {}
         () = task::sweep(Arc::clone(&context)) => {}
         () = agents::keep(Arc::clone(&context)) => {}
+        () = store::first::make(Arc::clone(&context)) => {}
         () = store::orphans::collect(Arc::clone(&context)) => {}
         () = metrics::census(Arc::clone(&context)) => {}
         () = authority::keep(Arc::clone(&context)) => {}

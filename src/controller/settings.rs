@@ -1,6 +1,6 @@
 //! What an operator is told when it starts.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use super::{agents, image::decide::RetryPolicy};
 use crate::{api::identity, kube::backoff::Backoff};
@@ -30,6 +30,8 @@ pub struct Settings {
     pub authority: AuthorityTerms,
     /// The agents' DaemonSet; none if somebody else sees to the agents.
     pub agents: Option<agents::Order>,
+    /// The file with the ImageStore to begin with, if there is to be one.
+    pub default_store: Option<PathBuf>,
 }
 
 /// How agents' certificates are signed.
@@ -71,6 +73,7 @@ impl Settings {
             orphan_grace: Self::ORPHAN_GRACE,
             authority: AuthorityTerms { validity: Self::AUTHORITY_VALIDITY, names: Vec::new() },
             agents: None,
+            default_store: None,
             retry: RetryPolicy {
                 backoff: Backoff { base: Self::RETRY_BASE, limit: Self::RETRY_MAX },
                 limit: Self::RETRY_LIMIT,

@@ -60,7 +60,12 @@ async fn images_outlive_upgrade_rollback_and_uninstallation() {
     let established = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"];
     plane.kubectl(&established).await.unwrap().success().unwrap();
     let image = declare(&plane).await;
+    // What an operator would make.
+    let told = get(&plane, &["configmap", "vitrine-agents"]).await;
+    plane.apply(told["data"]["default-store.yaml"].as_str().unwrap()).await.unwrap();
     assert_eq!(get(&plane, &["imagestore", "local"]).await["spec"]["default"], true);
+    let operator = format!("--as=system:serviceaccount:{SPACE}:vitrine-operator");
+    plane.kubectl(&["auth", "can-i", "create", "imagestores.vitrine.dev", &operator]).await.unwrap().success().unwrap();
 
     helm(&plane, &["upgrade", "vitrine", CHART, "-n", SPACE, "--reuse-values", "--set", "agents.maxConcurrent=7"])
         .await;
@@ -106,6 +111,7 @@ async fn pods_are_what_the_strictest_namespaces_take() {
     for (account, may, what) in [
         ("vitrine-operator", "yes", &["create", "imagetasks.vitrine.dev"][..]),
         ("vitrine-operator", "no", &["create", "images.vitrine.dev"]),
+        ("vitrine-operator", "no", &["create", "imagestores.vitrine.dev"]),
         ("vitrine-operator", "yes", &["patch", "daemonsets.apps/vitrine-agent"]),
         ("vitrine-operator", "no", &["patch", "daemonsets.apps/another"]),
         ("vitrine-operator", "no", &["delete", "daemonsets.apps/vitrine-agent"]),

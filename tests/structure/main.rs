@@ -34,6 +34,28 @@ fn crds_are_what_the_types_say() {
     assert_eq!(found, expected, "crds/ holds the definitions and nothing else");
 }
 
+/// Flux leaves links out of what it takes from git, so a chart with one cannot be installed from there. Links lead into the chart instead.
+#[test]
+fn the_chart_holds_files_and_no_links() {
+    let mut folders = vec![root().join("charts")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let kind = entry.file_type().unwrap();
+            assert!(
+                !kind.is_symlink(),
+                "{}: put the file here, and a link where the link leads to",
+                entry.path().display()
+            );
+            folders.extend(kind.is_dir().then(|| entry.path()));
+        }
+    }
+    let crds = |folder: &str| {
+        let files = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        files.map(|file| file.canonicalize().unwrap()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(crds("charts/vitrine/files/crds"), crds("crds"), "one text of each definition");
+}
+
 #[test]
 fn the_top_of_the_tree_is_as_designed() {
     let allowed = [

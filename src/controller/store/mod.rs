@@ -1,6 +1,7 @@
 //! The ImageStore controller: fetch, decide, apply.
 
 mod decide;
+pub mod first;
 pub mod folder;
 pub mod orphans;
 

@@ -34,6 +34,8 @@ pub struct Lab {
     pub client: Client,
     /// How long a leader may be silent.
     pub leader_lease: Duration,
+    /// The file with the ImageStore to begin with.
+    pub default_store: Option<PathBuf>,
     operators: Vec<CancellationToken>,
     pub agents: Vec<Agent>,
 }
@@ -61,6 +63,7 @@ impl Lab {
             name: name.to_owned(),
             client,
             leader_lease: Duration::from_secs(6),
+            default_store: None,
             operators: vec![],
             agents: vec![],
         };
@@ -96,6 +99,7 @@ impl Lab {
         settings.agent_grace = Duration::from_secs(3);
         settings.retry.backoff.base = Duration::from_secs(1);
         settings.sweep_interval = Duration::from_secs(2);
+        settings.default_store.clone_from(&self.default_store);
         settings
     }
 
@@ -105,6 +109,11 @@ impl Lab {
         let (client, stop) = (client_of(kubeconfig).await, CancellationToken::new());
         self.operators.push(stop.clone());
         tokio::spawn(controller::run(client, self.settings("in-process"), Readiness::default(), stop));
+    }
+
+    /// Ends all operators.
+    pub fn dismiss(&mut self) {
+        self.operators.drain(..).for_each(|stop| stop.cancel());
     }
 
     /// A node, and an agent on it with a token that is bound to the node.

@@ -1,7 +1,11 @@
 //! The life of an ImageStore.
 
-use kube::api::DeleteParams;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use serde_json::json;
+use vitrine::api::ImageStore;
 
 use super::{
     agent::Script,
@@ -72,4 +76,38 @@ async fn a_store_in_use_is_not_let_go() {
         assert!(start.elapsed() < super::lab::PATIENCE, "the store stays");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
+}
+
+/// By an operator that may not yet, and by one that finds that somebody has changed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_to_begin_with_is_made_if_it_is_not_there_and_never_changed() {
+    let mut lab = Lab::new("first").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.yaml");
+    let metadata = json!({ "name": lab.store_name("local"), "labels": { "vitrine.dev/lab": lab.name } });
+    let spec = json!({ "weight": 1, "filesystem": { "path": "/srv/first" } });
+    let store =
+        json!({ "apiVersion": "vitrine.dev/v1alpha1", "kind": "ImageStore", "metadata": metadata, "spec": spec });
+    std::fs::write(&file, store.to_string()).unwrap();
+    lab.default_store = Some(file);
+    lab.operator().await;
+    lab.agent("n1").await;
+    lab.local_store("other").await;
+    lab.until_store("other", "is ready", |store| ready(store).0 == "True").await;
+    let stores = Api::<ImageStore>::all(lab.client.clone());
+    assert!(stores.get_opt(&lab.store_name("local")).await.unwrap().is_none(), "it has no right to");
+    let role = ["create", "clusterrole", "first-makes", "--verb=create", "--resource=imagestores.vitrine.dev"];
+    let account = format!("--serviceaccount={}:vitrine-operator", lab.system());
+    let bind = ["create", "clusterrolebinding", "first-makes", "--clusterrole=first-makes", &account];
+    for line in [&role[..], &bind] {
+        lab.plane.kubectl(line).await.unwrap().success().unwrap();
+    }
+    lab.until_store("local", "is made", |store| ready(store).0 == "True" && store.spec.weight == 1).await;
+    let change = Patch::Merge(json!({ "spec": { "weight": 7 } }));
+    stores.patch(&lab.store_name("local"), &PatchParams::default(), &change).await.unwrap();
+    lab.dismiss();
+    lab.operator().await;
+    lab.local_store("another").await;
+    lab.until_store("another", "is ready", |store| ready(store).0 == "True").await;
+    assert_eq!(stores.get(&lab.store_name("local")).await.unwrap().spec.weight, 7);
 }
