@@ -112,13 +112,21 @@ async fn an_installation_is_made_upgraded_rolled_back_and_paused() {
     let operator = format!("kubectl --namespace {SPACE} get deployment vitrine-operator --output jsonpath");
     assert_eq!(desk.run(&format!("{operator}='{container}.image}}'")).await, image);
 
+    // As Argo CD's own installation leaves it.
     desk.run("kubectl create namespace argocd").await;
+    let settings = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "data": { "timeout.reconciliation": "60s" },
+        "metadata": { "name": "argocd-cm", "namespace": "argocd", "labels": { "app.kubernetes.io/part-of": "argocd" } },
+    });
+    desk.run(&format!("kubectl apply --filename - <<'CM'\n{settings}\nCM")).await;
     desk.run(&commands(INSTALL, "kubectl --namespace argocd create configmap")).await;
     let map = desk.get("--namespace argocd configmap argocd-cm").await;
     for kind in ["Image", "ImageStore"] {
         let health = map["data"][format!("resource.customizations.health.vitrine.dev_{kind}")].as_str();
         assert!(health.is_some_and(|script| script.contains("Progressing")), "{map}");
     }
+    assert_eq!(map["data"]["timeout.reconciliation"], "60s", "{map}");
+    assert_eq!(map["metadata"]["labels"]["app.kubernetes.io/part-of"], "argocd", "{map}");
 
     desk.run(&commands(METRICS, "helm upgrade vitrine charts/vitrine")).await;
     let agents = desk.get(&format!("--namespace {SPACE} configmap vitrine-agents")).await;
