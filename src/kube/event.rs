@@ -130,9 +130,11 @@ mod tests {
 
     use super::*;
 
-    /// Events, and what the API server is sent of them: whether it is a new one, its note, and how often it was seen.
-    fn events() -> (Events, Arc<Mutex<Vec<(bool, String, u64)>>>) {
-        let sent = Arc::new(Mutex::new(Vec::new()));
+    /// What the API server is sent of events: whether it is a new one, its note, and how often it was seen.
+    type Sent = Arc<Mutex<Vec<(bool, String, u64)>>>;
+
+    fn events() -> (Events, Sent) {
+        let sent = Sent::default();
         let seen = Arc::clone(&sent);
         let answer = move |request: Request<Body>| {
             let seen = Arc::clone(&seen);

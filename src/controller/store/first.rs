@@ -25,7 +25,7 @@ pub async fn make(context: Arc<Context>) {
             sleep(AGAIN).await;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn try_to_make(context: &Context, file: &Path) -> Result<()> {
