@@ -72,6 +72,8 @@ pub mod events {
     pub const ORPHAN_REMOVED: &str = "OrphanRemoved";
     /// The agents' DaemonSet is not as it shall be, because it cannot be written.
     pub const AGENTS_NOT_APPLIED: &str = "AgentsNotApplied";
+    /// The ImageStore to begin with is not there, because it cannot be made.
+    pub const DEFAULT_STORE_NOT_MADE: &str = "DefaultStoreNotMade";
     /// A store came into use.
     pub const STORE_READY: &str = "StoreReady";
     /// A store went out of use.

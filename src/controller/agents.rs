@@ -67,7 +67,7 @@ pub async fn keep(context: Arc<Context>) {
         let wait = if applied.is_ok() { REFRESH } else { AGAIN };
         if let Err(error) = &applied {
             tracing::warn!(%error, "the agents' DaemonSet could not be applied; trying again");
-            tell(&context, order, error).await;
+            tell(&context, &order.owner, events::AGENTS_NOT_APPLIED, error).await;
         }
         let shape = applied.ok().map(|set| shape(&set));
         tokio::select! {
@@ -135,10 +135,10 @@ fn invalid(file: &Path, why: &str) -> Error {
 }
 
 /// Tells whoever looks at the operator's Deployment.
-async fn tell(context: &Context, order: &Order, error: &Error) {
+pub(super) async fn tell(context: &Context, owner: &str, reason: &'static str, error: &Error) {
     let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    if let Ok(deployment) = deployments.get(&order.owner).await {
-        let what = Happening::warning(events::AGENTS_NOT_APPLIED, "Apply", error.to_string());
+    if let Ok(deployment) = deployments.get(owner).await {
+        let what = Happening::warning(reason, "Apply", error.to_string());
         context.events.publish(&deployment.object_ref(&()), &what).await;
     }
 }

@@ -9,8 +9,8 @@ use kube::Api;
 use tokio::time::sleep;
 
 use crate::{
-    api::ImageStore,
-    controller::context::Context,
+    api::{ImageStore, condition::events},
+    controller::{agents, context::Context},
     kube::{Error, Result},
 };
 
@@ -22,6 +22,9 @@ pub async fn make(context: Arc<Context>) {
     if let Some(file) = &context.settings.default_store {
         while let Err(error) = try_to_make(&context, file).await {
             tracing::warn!(%error, "the default ImageStore could not be made; trying again");
+            if let Some(order) = &context.settings.agents {
+                agents::tell(&context, &order.owner, events::DEFAULT_STORE_NOT_MADE, &error).await;
+            }
             sleep(AGAIN).await;
         }
     }

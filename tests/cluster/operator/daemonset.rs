@@ -52,7 +52,7 @@ async fn operator(lab: &Lab, file: &Path) -> Process {
         .env("KUBECONFIG", kubeconfig)
         .args(["operator", "--namespace", &lab.system(), "--watch-namespace", &lab.name])
         .args(["--store-selector", &format!("vitrine.dev/lab={}", lab.name), "--leader-lease", "3"])
-        .args(["--agents-owner", "vitrine-operator", "--agents-file"])
+        .args(["--default-store-file", "/nowhere", "--agents-owner", "vitrine-operator", "--agents-file"])
         .arg(file);
     lab.plane.scope().spawn(&format!("{}-operator", lab.name), command).unwrap()
 }
@@ -101,7 +101,8 @@ async fn the_agents_daemonset_is_kept_as_the_file_has_it_and_goes_with_the_opera
     fs::write(&file, manifest("otherwise", "three")).unwrap();
     let told = || async {
         let events = lab.events(&lab.system(), "vitrine-operator").await;
-        if events.iter().any(|reason| reason == "AgentsNotApplied") { Some(Ok(())) } else { Some(Err(events)) }
+        let both = ["AgentsNotApplied", "DefaultStoreNotMade"].iter().all(|told| events.contains(&(*told).to_owned()));
+        if both { Some(Ok(())) } else { Some(Err(events)) }
     };
     until("who looks at the Deployment is told", told).await;
 
