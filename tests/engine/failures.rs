@@ -242,6 +242,8 @@ async fn only_what_would_be_made_is_adopted() {
     asked.request = Some("two".to_owned());
     for job in [again(QCOW2_ZSTD), declared, asked] {
         let error = run(&job).await.unwrap_err();
-        assert!(error.kind() == Kind::AlreadyExists && error.to_string().contains("choose another name"), "{error}");
+        let said = error.to_string();
+        assert!(error.kind() == Kind::AlreadyExists && said.contains("already, with another"), "{error}");
+        assert!(said.contains("holds 5f1d8a3e-uid-r"), "{error}");
     }
 }

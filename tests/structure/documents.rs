@@ -20,9 +20,10 @@ const FEWEST: usize = 8;
 /// Blocks that no test names by the words that they begin with: what a verb takes or prints, or what another test does in its own words. Each
 /// with the document, those words, the file that does it, and what of that file proves that it is there.
 #[rustfmt::skip]
-const OTHERWISE: [(&str, &str, &str, &str); 23] = [
+const OTHERWISE: [(&str, &str, &str, &str); 24] = [
     ("README.md", "make demo", "tests/demo/run.rs", "\"--no-print-directory\", \"demo\""),
     ("docs/benchmarks.md", "make bench", "Makefile", "\nbench:"),
+    ("docs/benchmarks.md", "cargo test -p vitrine --test e2e -- --nocapture uninstalling", "tests/e2e/life.rs", "fn uninstalling_"),
     ("docs/cli.md", "vitrine inspect IMAGE", "tests/cli/inspect.rs", "fn good_images_are_accepted_as_what_they_are("),
     ("docs/cli.md", "$ vitrine inspect suspicious.qcow2", "tests/cli/inspect.rs", "fn reasons_tell_rule_field_value_and_what_to_do("),
     ("docs/cli.md", "vitrine convert SOURCE", "tests/cli/convert.rs", "fn every_variant_becomes_the_same_sparse_raw("),

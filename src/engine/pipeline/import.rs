@@ -200,8 +200,7 @@ async fn adopt(job: &Import, cancel: &CancellationToken) -> Result<Option<Import
 fn check_adopted(job: &Import, output: OutputFormat, stat: &ObjectStat) -> Result<()> {
     let image = &stat.image;
     let differs = |what: &str| {
-        let message =
-            format!("it holds {} already, with another {what}: choose another name or delete it first", job.key);
+        let message = format!("it holds {} already, with another {what}", job.key);
         Err(Error::new(Kind::AlreadyExists, message))
     };
     // One of the two has no name where people ask by hand, and in what was stored before requests had one.
