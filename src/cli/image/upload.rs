@@ -78,6 +78,19 @@ struct Input {
     fingerprint: Option<String>,
 }
 
+/// What was not sent, and why not.
+struct Unsent {
+    error: Error,
+    /// No byte of it has left here, now or before.
+    untouched: bool,
+}
+
+impl From<Error> for Unsent {
+    fn from(error: Error) -> Self {
+        Self { error, untouched: false }
+    }
+}
+
 impl Upload {
     /// Sends it.
     pub async fn run(&self, flags: &ClusterFlags) -> Result<ExitCode> {
@@ -86,9 +99,18 @@ impl Upload {
         let cluster = flags.open().await?;
         let (image, before) = self.image(&cluster, &name, &input).await?;
         let began = Instant::now();
-        let sent = Box::pin(self.send(&cluster, &image, &input, before)).await;
-        if let Err(error) = sent {
-            return Err(self.how_to_go_on(error, &name, flags, &cluster));
+        let mut sent = Box::pin(self.send(&cluster, &image, &input, before)).await;
+        if let Err(Unsent { error, untouched: true }) = &sent
+            && error.kind() != Kind::Cancelled
+            && let Ok(image) = images::get(&cluster, &name).await
+            && let Standing::Stalled(why, _) = standing(&image)
+        {
+            // What another command had sent before was refused a moment ago, and the Image did not say so yet.
+            let image = self.try_again(&cluster, &name, &input, &why).await?;
+            sent = Box::pin(self.send(&cluster, &image, &input, Before::GoOn)).await;
+        }
+        if let Err(unsent) = sent {
+            return Err(self.how_to_go_on(unsent.error, &name, flags, &cluster));
         }
         if !self.quiet {
             let (size, took) = (input.length.map(short_size), lasting(began.elapsed().as_secs()));
@@ -157,8 +179,7 @@ impl Upload {
         let same =
             image.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_FILE)) == input.fingerprint.as_ref();
         if let Standing::Stalled(why, _) = standing(&image) {
-            eprintln!("Image {name} did not go on ({why}): trying again");
-            return Ok((self.ask_again(cluster, name, input).await?, Before::GoOn));
+            return Ok((self.try_again(cluster, name, input, &why).await?, Before::GoOn));
         }
         Ok((image, if same { Before::GoOn } else { Before::Refuse }))
     }
@@ -178,7 +199,8 @@ impl Upload {
     }
 
     /// Has an import that came to nothing begin again, and waits until the operator has heard that.
-    async fn ask_again(&self, cluster: &Cluster, name: &str, input: &Input) -> Result<Image> {
+    async fn try_again(&self, cluster: &Cluster, name: &str, input: &Input, why: &str) -> Result<Image> {
+        eprintln!("Image {name} did not go on ({why}): trying again");
         let now = jiff::Timestamp::now().to_string();
         let patch = mark(input, change::retry(&now));
         images::change(cluster, name, |_| Ok(patch.clone())).await?;
@@ -187,7 +209,13 @@ impl Upload {
         waiting.heard(&now).await
     }
 
-    async fn send(&self, cluster: &Cluster, image: &Image, input: &Input, before: Before) -> Result<()> {
+    async fn send(
+        &self,
+        cluster: &Cluster,
+        image: &Image,
+        input: &Input,
+        before: Before,
+    ) -> std::result::Result<(), Unsent> {
         let name = image.metadata.name.clone().unwrap_or_default();
         let (progress, cancel) = (Arc::new(Progress::default()), interruption()?);
         let opening = link_for(&self.way, cluster, image, UPLOAD);
@@ -220,7 +248,8 @@ impl Upload {
         };
         drop(shown);
         link.close().await;
-        sent
+        let untouched = progress.snapshot().received == 0;
+        sent.map_err(|error| Unsent { error, untouched })
     }
 
     /// What was interrupted or broke off, with the command that goes on with it.

@@ -11,6 +11,7 @@ use kube::{Api, api::ListParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
+use vitrine::api::Image;
 use vitrine_harness::qemu;
 
 use super::{
@@ -211,11 +212,10 @@ async fn a_terminal_sees_a_bar_with_rate_and_time_left() {
 async fn what_is_no_image_is_refused_and_something_else_may_be_sent() {
     let (site, node, _staff) = staffed("desk-unfit", &ADDRESS).await;
     let desk = Desk::new(&site).at(&Door::of(&site, &node).await);
-    let (base, overlay) = (desk.file("base", &raw(1, 1 << 20)), desk.folder.join("overlay"));
-    let [base, overlay] = [&base, &overlay].map(|path| path.to_str().unwrap());
-    qemu::qemu_img(&["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", overlay]).unwrap();
+    base_and_overlay(&desk);
     let line = ["image", "upload", "overlay", "disk", "--store", &site.store_name("s")];
     desk.run(&line).await.expect(3).says(&["backing-file"]);
+    site.stalled("t", "disk").await;
     let again = ["image", "upload", "base", "disk", "--property", "a=b"];
     let ready = desk.run(&again).await.expect(0).says(&["trying again", "stays as it was declared"]);
     assert!(ready.stdout.contains("Active"), "{}", ready.stdout);
@@ -224,6 +224,36 @@ async fn what_is_no_image_is_refused_and_something_else_may_be_sent() {
     desk.run(&["image", "upload", "nowhere"]).await.expect(1).says(&["reading nowhere"]);
     desk.run(&["image", "upload", "-"]).await.expect(1).says(&["say what the Image shall be called"]);
     desk.run(&["image", "download", "nothing"]).await.expect(1).says(&["\"nothing\" not found"]);
+}
+
+#[tokio::test]
+async fn what_was_refused_a_moment_ago_does_not_count_for_what_is_sent_next() {
+    let (site, node, staff) = staffed("desk-sudden", &ADDRESS).await;
+    let desk = Desk::new(&site).at(&Door::of(&site, &node).await);
+    base_and_overlay(&desk);
+    desk.run(&["image", "create", "disk", "--store", &site.store_name("s")]).await.expect(0);
+    let given =
+        |image: &Image| image.status.as_ref().and_then(|status| status.attempt.as_ref()?.node.clone()).is_some();
+    site.wait_for("t", "disk", "is given to a node", given).await;
+    // The agent refuses it, and the operator, which says so of the Image, is not in time for the next command.
+    let [operator, _agent] = &staff;
+    operator.pause().unwrap();
+    desk.run(&["image", "upload", "overlay", "disk"]).await.expect(3).says(&["backing-file"]);
+    let line = ["image", "upload", "base", "disk"];
+    let late = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        operator.resume().unwrap();
+    };
+    let (sent, ()) = tokio::join!(desk.run(&line), late);
+    let ready = sent.expect(0).says(&["did not go on", "backing-file", "trying again", "sent 1 MiB"]);
+    assert!(ready.stdout.contains("Active"), "{}", ready.stdout);
+}
+
+/// `base`, a raw disk of 1 MiB, and `overlay`, which is no image without it.
+fn base_and_overlay(desk: &Desk<'_, '_>) {
+    let (base, overlay) = (desk.file("base", &raw(1, 1 << 20)), desk.folder.join("overlay"));
+    let [base, overlay] = [&base, &overlay].map(|path| path.to_str().unwrap());
+    qemu::qemu_img(&["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", overlay]).unwrap();
 }
 
 #[tokio::test]
