@@ -59,14 +59,7 @@ fn lacking(name: &str, backend: &S3Backend, what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::ByteString;
-
-    use super::*;
-
-    fn secret(entries: &[(&str, &str)]) -> Secret {
-        let data = entries.iter().map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec())));
-        Secret { data: Some(data.collect()), ..Secret::default() }
-    }
+    use super::{secret::of as secret, *};
 
     fn backend() -> S3Backend {
         S3Backend { endpoint: "http://10.0.0.1:7480".to_owned(), bucket: "images".to_owned(), ..S3Backend::default() }

@@ -63,14 +63,7 @@ fn lacking(name: &str, backend: &RbdBackend, what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::ByteString;
-
-    use super::*;
-
-    fn secret(entries: &[(&str, &str)]) -> Secret {
-        let data = entries.iter().map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec())));
-        Secret { data: Some(data.collect()), ..Secret::default() }
-    }
+    use super::{secret::of as secret, *};
 
     fn backend() -> RbdBackend {
         RbdBackend {

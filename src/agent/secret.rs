@@ -23,3 +23,11 @@ pub fn text<'a>(secret: &'a Secret, keys: &[&str]) -> Result<&'a str, String> {
     };
     keys.iter().find_map(text).ok_or_else(|| format!("has no text in its key {}", keys.join(" or ")))
 }
+
+/// One that holds these texts.
+#[cfg(test)]
+pub fn of(entries: &[(&str, &str)]) -> Secret {
+    let text = |text: &str| k8s_openapi::ByteString(text.as_bytes().to_vec());
+    let data = entries.iter().map(|(key, value)| ((*key).to_owned(), text(value)));
+    Secret { data: Some(data.collect()), ..Secret::default() }
+}

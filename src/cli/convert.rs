@@ -11,13 +11,14 @@ use clap::{Args, ValueHint};
 use vitrine_engine::{
     error::{Error, Kind, Result},
     format,
-    model::{Compression, ContainerFormat, Digest, DiskFormat, OutputFormat, Subformat},
+    model::{Compression, Digest, DiskFormat, OutputFormat, Subformat},
     pipeline::{self, ConvertJob, Import, Imported, Progress, Target},
     store::{pipe::Pipe, plain::PlainFile},
 };
 
 use super::{
     bounds::Bounds,
+    expected::Expected,
     import::{Outcome, key},
     input::{Fetching, Input},
     output::Output,
@@ -36,15 +37,8 @@ pub struct Convert {
     target: PathBuf,
     #[command(flatten)]
     form: Form,
-    /// What the source must be; something else is refused
-    #[arg(short, long, value_name = "FORMAT")]
-    format: Option<DiskFormat>,
-    /// What must be around it; docker keeps the files of a container image as an archive
-    #[arg(long, value_name = "FORMAT")]
-    container_format: Option<ContainerFormat>,
-    /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
-    #[arg(long, value_name = "NAME")]
-    container_disk: Option<String>,
+    #[command(flatten)]
+    expected: Expected,
     /// What the source's bytes must hash to, as algorithm:hex; may be given several times
     #[arg(long = "checksum", value_name = "DIGEST")]
     checksums: Vec<Digest>,
@@ -143,12 +137,13 @@ impl Convert {
     async fn convert(&self, input: &Input, target: Target, progress: &Arc<Progress>) -> Result<Imported> {
         let cancel = interruption()?;
         // A file whose digest nobody asked for needs not be read where it has holes.
-        if let (Input::File(path), true) = (input, self.checksums.is_empty() && self.container_format.is_none())
+        if let (Input::File(path), true) =
+            (input, self.checksums.is_empty() && self.expected.container_format.is_none())
             && pipeline::is_plain(path)?
         {
             let job = ConvertJob {
                 path: path.clone(),
-                disk_format: self.format,
+                disk_format: self.expected.format,
                 target,
                 key: key()?,
                 limits: self.bounds.limits(),
@@ -158,9 +153,9 @@ impl Convert {
         }
         let job = Import {
             source: input.source(&self.fetching, !self.checksums.is_empty())?,
-            disk_format: self.format,
-            container_format: self.container_format,
-            container_disk: self.container_disk.clone(),
+            disk_format: self.expected.format,
+            container_format: self.expected.container_format,
+            container_disk: self.expected.container_disk.clone(),
             checksums: self.checksums.clone(),
             request: None,
             key: key()?,

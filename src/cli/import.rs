@@ -18,6 +18,7 @@ use super::{
     bounds::Bounds,
     ceph::Connection,
     convert::Form,
+    expected::Expected,
     input::{Fetching, Input},
     inspect::property_rows,
     output::{Output, Rows, size},
@@ -39,15 +40,8 @@ pub struct Import {
     name: Option<String>,
     #[command(flatten)]
     form: Form,
-    /// What the source must be; something else is refused
-    #[arg(short, long, value_name = "FORMAT")]
-    format: Option<DiskFormat>,
-    /// What must be around it; docker keeps the files of a container image as an archive
-    #[arg(long, value_name = "FORMAT")]
-    container_format: Option<ContainerFormat>,
-    /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
-    #[arg(long, value_name = "NAME")]
-    container_disk: Option<String>,
+    #[command(flatten)]
+    expected: Expected,
     /// What the source's bytes must hash to, as algorithm:hex; may be given several times
     #[arg(long = "checksum", value_name = "DIGEST")]
     checksums: Vec<Digest>,
@@ -99,9 +93,9 @@ impl Import {
         }
         let job = pipeline::Import {
             source: input.source(&self.fetching, !self.checksums.is_empty())?,
-            disk_format: self.format,
-            container_format: self.container_format,
-            container_disk: self.container_disk.clone(),
+            disk_format: self.expected.format,
+            container_format: self.expected.container_format,
+            container_disk: self.expected.container_disk.clone(),
             checksums: self.checksums.clone(),
             request: None,
             key,
@@ -118,11 +112,11 @@ impl Import {
 
     /// The job that reads a file only where it has data.
     fn direct(&self, input: &Input, key: ObjectKey, target: Target) -> Result<ConvertJob> {
-        let bare = self.container_format.is_none_or(|format| format == ContainerFormat::Bare);
+        let bare = self.expected.container_format.is_none_or(|format| format == ContainerFormat::Bare);
         match input {
             Input::File(path) if bare && pipeline::is_plain(path)? => Ok(ConvertJob {
                 path: path.clone(),
-                disk_format: self.format,
+                disk_format: self.expected.format,
                 target,
                 key,
                 limits: self.bounds.limits(),

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use clap::Args;
 use vitrine_engine::{
     error::{Error, Kind, Result},
-    model::{ContainerFormat, DiskFormat, Inspection, Properties, Verdict},
+    model::{Inspection, Properties, Verdict},
     pipeline::{self, InspectJob},
 };
 
 use super::{
     bounds::Bounds,
+    expected::Expected,
     input::{Fetching, Input},
     output::{Output, Rows, size},
     work::{self, REFUSED, interruption},
@@ -23,15 +24,8 @@ use super::{
 pub struct Inspect {
     /// A file, an http or https URL, or - for standard input
     image: String,
-    /// What it must be; something else is refused
-    #[arg(short, long, value_name = "FORMAT")]
-    format: Option<DiskFormat>,
-    /// What must be around it; docker keeps the files of a container image as an archive
-    #[arg(long, value_name = "FORMAT")]
-    container_format: Option<ContainerFormat>,
-    /// The disk to take where the container holds several, by its file's name or its id [default: the one that boots]
-    #[arg(long, value_name = "NAME")]
-    container_disk: Option<String>,
+    #[command(flatten)]
+    expected: Expected,
     /// How to show the result
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -50,9 +44,9 @@ impl Inspect {
     async fn inspect(&self) -> Result<ExitCode> {
         let job = InspectJob {
             source: Input::parse(&self.image)?.source(&self.fetching, false)?,
-            disk_format: self.format,
-            container_format: self.container_format,
-            container_disk: self.container_disk.clone(),
+            disk_format: self.expected.format,
+            container_format: self.expected.container_format,
+            container_disk: self.expected.container_disk.clone(),
             limits: self.bounds.limits(),
             scratch: std::env::temp_dir(),
         };

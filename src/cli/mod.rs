@@ -13,6 +13,7 @@ mod completion;
 mod convert;
 mod crds;
 mod doctor;
+mod expected;
 mod image;
 mod import;
 mod input;

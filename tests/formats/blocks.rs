@@ -1,15 +1,13 @@
 //! What vhdx and ploop are both held to: disks of every size and pattern, files made to hurt, damage at random.
 
 use std::{
-    cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     path::Path,
-    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use proptest::{prelude::*, test_runner::TestRunner};
+use proptest::{prelude::*, sample::Index};
 use rustix::{
     fs::{SeekFrom, seek},
     io::Errno,
@@ -23,6 +21,7 @@ use vitrine_engine::{
 
 use crate::{
     disk::{Memory, walk, walk_data},
+    mutated,
     qemu::Qemu,
     written::{chunks, encode},
 };
@@ -195,20 +194,15 @@ pub fn assert_refused_when_cut(image: &[u8], places: impl IntoIterator<Item = us
 
 /// Mutated files per seed image.
 const FILES: u32 = 1000;
-/// Nothing here has more than some megabytes of content; more would be a loop.
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Damages `seed` at random, mostly in `tables`, lets `seal` make checksums right again, and reads it.
 pub fn assert_survives_damage(seed: &[u8], tables: &[std::ops::Range<usize>], seal: impl Fn(&mut Vec<u8>)) {
     let limits = Limits { max_virtual_size: 1 << 30, max_table_memory: 1 << 20, ..Limits::default() };
     let value = prop_oneof![Just(0), Just(u64::MAX), Just(6), Just(1 << 62), any::<u64>(), 0_u64..1 << 24];
     let places: Vec<usize> = tables.iter().cloned().flatten().chain([seed.len() / 2]).collect();
-    let edit = (any::<prop::sample::Index>(), value, 1_usize..=8);
-    let damage =
-        (prop::collection::vec(edit, 1..5), any::<bool>(), prop::option::weighted(0.1, any::<prop::sample::Index>()));
-    let config = ProptestConfig { cases: FILES, failure_persistence: None, ..ProptestConfig::default() };
-    let (accepted, refused) = (Cell::new(0), Cell::new(0));
-    let outcome = TestRunner::new(config).run(&damage, |(edits, sealed, cut)| {
+    let edit = (any::<Index>(), value, 1_usize..=8);
+    let damage = (prop::collection::vec(edit, 1..5), any::<bool>(), prop::option::weighted(0.1, any::<Index>()));
+    let apply = |(edits, sealed, cut): (Vec<(Index, u64, usize)>, bool, Option<Index>)| {
         let mut bytes = seed.to_vec();
         for (index, value, width) in edits {
             let at = *index.get(&places);
@@ -221,23 +215,7 @@ pub fn assert_survives_damage(seed: &[u8], tables: &[std::ops::Range<usize>], se
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        let bytes = Bytes::from(bytes);
-        let began = Instant::now();
-        for streamed in [false, true] {
-            let mut input = Memory { bytes: bytes.clone(), streamed };
-            match walk(&mut input, u64::MAX, &limits, |_, _| {}) {
-                Ok(_) => accepted.set(accepted.get() + 1),
-                Err(error) => {
-                    prop_assert_eq!(error.kind(), Kind::Refused, "{}", error);
-                    refused.set(refused.get() + 1);
-                }
-            }
-        }
-        let inspection = format::inspect(&mut Memory::new(bytes), None, &limits).unwrap();
-        prop_assert_eq!(inspection.reasons.is_empty(), inspection.verdict == Verdict::Accepted);
-        prop_assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
-        Ok(())
-    });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(accepted.get() > 50 && refused.get() > 200, "{} accepted, {} refused", accepted.get(), refused.get());
+        bytes.into()
+    };
+    mutated::assert_survives(FILES, &damage, &limits, apply, |input| walk(input, u64::MAX, &limits, |_, _| {}));
 }

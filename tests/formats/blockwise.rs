@@ -1,23 +1,20 @@
 //! What the tests of formats made of large blocks have in common: disks, readers, and files that break one rule.
 
 use std::{
-    cell::Cell,
     fs,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use bytes::Bytes;
-use proptest::{prelude::ProptestConfig, prop_assert, prop_assert_eq, test_runner::TestRunner};
 use vitrine_engine::{
-    error::{Error, Kind},
+    error::Error,
     format::{self, Order},
-    model::{DiskFormat, Limits, OutputFormat, Verdict},
+    model::{DiskFormat, Limits, OutputFormat},
 };
 
 use crate::{
     disk::{Memory, content, walk},
-    mutated::{DEADLINE, apply, damage},
+    mutated::{self, Edit, apply, damage},
     qemu::Qemu,
     written::{bytes, chunks, encode_to_file, write_raw},
 };
@@ -99,29 +96,12 @@ pub fn assert_refused(good: &[u8], cases: &[Case<'_>]) {
 /// Damages a file at random, `mend`s what only hides the damage, and holds that it is read or refused and nothing else.
 pub fn assert_survives(seed: &[u8], files: u32, mend: impl Fn(&mut Vec<u8>)) {
     let limits = Limits { max_virtual_size: 64 << 20, max_table_memory: 1 << 20, ..Limits::default() };
-    let config = ProptestConfig { cases: files, failure_persistence: None, ..ProptestConfig::default() };
-    let (accepted, refused) = (Cell::new(0), Cell::new(0));
-    let outcome = TestRunner::new(config).run(&damage(), |(edits, cut)| {
+    let apply = |(edits, cut): (Vec<Edit>, _)| {
         let mut image = apply(seed, &edits, cut).to_vec();
         mend(&mut image);
-        let image = Bytes::from(image);
-        let began = Instant::now();
-        for streamed in [false, true] {
-            match walk(&mut Memory { bytes: image.clone(), streamed }, u64::MAX, &limits, |_, _| {}) {
-                Ok(_) => accepted.set(accepted.get() + 1),
-                Err(error) => {
-                    prop_assert_eq!(error.kind(), Kind::Refused, "{}", error);
-                    refused.set(refused.get() + 1);
-                }
-            }
-        }
-        let inspection = format::inspect(&mut Memory::new(image), None, &limits).unwrap();
-        prop_assert_eq!(inspection.reasons.is_empty(), inspection.verdict == Verdict::Accepted);
-        prop_assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
-        Ok(())
-    });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(accepted.get() > 50 && refused.get() > 200, "{} accepted, {} refused", accepted.get(), refused.get());
+        image.into()
+    };
+    mutated::assert_survives(files, &damage(), &limits, apply, |input| walk(input, u64::MAX, &limits, |_, _| {}));
 }
 
 /// A sparse image of a disk of `size` bytes with two parts far apart, written by ourselves; its path and where the parts lie.

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use proptest::{prelude::*, test_runner::TestRunner};
 use vitrine_engine::{
-    error::Kind,
+    error::{Kind, Result},
     format,
     model::{Limits, Verdict},
 };
@@ -20,8 +20,8 @@ use crate::{
 
 /// Mutated files per seed image.
 const FILES: u32 = 1500;
-/// Nothing here has more than a megabyte of content; minutes would be a loop.
-pub const DEADLINE: Duration = Duration::from_secs(5);
+/// No file has more than some megabytes of content; minutes would be a loop.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 fn seeds(qemu: &Qemu) -> Vec<Vec<u8>> {
     let raw = qemu.path("raw");
@@ -82,33 +82,45 @@ pub fn apply(seed: &[u8], edits: &[Edit], cut: Option<usize>) -> Bytes {
     bytes.into()
 }
 
+/// Has `files` files that `apply` makes of `damage` read by `read`, from a file and from a stream, and inspected, and holds that each is
+/// read or refused, soon, and nothing else.
+pub fn assert_survives<D: Strategy>(
+    files: u32,
+    damage: &D,
+    limits: &Limits,
+    apply: impl Fn(D::Value) -> Bytes,
+    read: impl Fn(&mut Memory) -> Result<u64>,
+) {
+    let config = ProptestConfig { cases: files, failure_persistence: None, ..ProptestConfig::default() };
+    let (accepted, refused) = (Cell::new(0), Cell::new(0));
+    let outcome = TestRunner::new(config).run(damage, |damage| {
+        let bytes = apply(damage);
+        let began = Instant::now();
+        for streamed in [false, true] {
+            match read(&mut Memory { bytes: bytes.clone(), streamed }) {
+                Ok(_) => accepted.set(accepted.get() + 1),
+                Err(error) => {
+                    prop_assert_eq!(error.kind(), Kind::Refused, "{}", error);
+                    refused.set(refused.get() + 1);
+                }
+            }
+        }
+        let inspection = format::inspect(&mut Memory::new(bytes), None, limits).unwrap();
+        prop_assert_eq!(inspection.reasons.is_empty(), inspection.verdict == Verdict::Accepted);
+        prop_assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    // Damage that never hurts, or always kills the header, would test nothing.
+    assert!(accepted.get() > 50 && refused.get() > 200, "{} accepted, {} refused", accepted.get(), refused.get());
+}
+
 #[test]
 fn damaged_files_are_read_or_refused_and_nothing_else() {
     let limits = Limits { max_virtual_size: 64 << 20, max_table_memory: 1 << 20, ..Limits::default() };
     let qemu = Qemu::new();
     for seed in seeds(&qemu) {
-        let config = ProptestConfig { cases: FILES, failure_persistence: None, ..ProptestConfig::default() };
-        let (accepted, refused) = (Cell::new(0), Cell::new(0));
-        let outcome = TestRunner::new(config).run(&damage(), |(edits, cut)| {
-            let bytes = apply(&seed, &edits, cut);
-            let began = Instant::now();
-            for streamed in [false, true] {
-                let mut input = Memory { bytes: bytes.clone(), streamed };
-                match walk(&mut input, u64::MAX, &limits, |_, _| {}) {
-                    Ok(_) => accepted.set(accepted.get() + 1),
-                    Err(error) => {
-                        prop_assert_eq!(error.kind(), Kind::Refused, "{}", error);
-                        refused.set(refused.get() + 1);
-                    }
-                }
-            }
-            let inspection = format::inspect(&mut Memory::new(bytes), None, &limits).unwrap();
-            prop_assert_eq!(inspection.reasons.is_empty(), inspection.verdict == Verdict::Accepted);
-            prop_assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
-            Ok(())
-        });
-        outcome.unwrap_or_else(|failure| panic!("{failure}"));
-        // Damage that never hurts, or always kills the header, would test nothing.
-        assert!(accepted.get() > 50 && refused.get() > 200, "{} accepted, {} refused", accepted.get(), refused.get());
+        let apply = |(edits, cut): (Vec<Edit>, _)| apply(&seed, &edits, cut);
+        assert_survives(FILES, &damage(), &limits, apply, |input| walk(input, u64::MAX, &limits, |_, _| {}));
     }
 }

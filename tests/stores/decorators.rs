@@ -14,6 +14,7 @@ use vitrine_engine::{
         limit::LimitedStore,
         memory::MemoryStore,
         meter::MeteredStore,
+        pipe::Pipe,
     },
 };
 
@@ -82,6 +83,23 @@ async fn writes_are_delayed() {
     let start = Instant::now();
     sink.write_at(0, noise(1, 10)).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(30));
+}
+
+#[tokio::test]
+async fn what_wants_bytes_in_order_wants_them_behind_a_decorator_too() {
+    let pipe = || Arc::new(Pipe::stdout().unwrap());
+    let stores: [Arc<dyn Store>; 4] = [
+        pipe(),
+        Arc::new(FaultyStore::new(pipe(), Faults::default())),
+        Arc::new(LimitedStore::new(pipe(), 1)),
+        Arc::new(MeteredStore::new(pipe())),
+    ];
+    for store in stores {
+        let sink = store.create(&key(1), 1, OutputFormat::RAW).await.unwrap();
+        assert!(!sink.takes_any_order());
+        assert_eq!(store.name(), "standard output");
+        assert_eq!(refused(store.stat(&key(1)).await), Kind::NotFound, "what is written there is no object");
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod conformance;
 mod decorators;
 mod filesystem;
 mod leftovers;
+mod overtaken;
 mod owners;
 mod rbd;
 mod s3;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 use vitrine_engine::{error::Result, model::Digest};
 
-use super::create::until_ready;
+use super::{create::until_ready, declare::Marks};
 use crate::{
     api::Image,
     cli::cluster::{ClusterFlags, Form, WaitFlags, pair},
@@ -21,15 +21,8 @@ use crate::{
 pub struct Set {
     /// The Image
     name: String,
-    /// A property; may be given several times
-    #[arg(long = "property", value_name = "KEY=VALUE", value_parser = pair)]
-    properties: Vec<(String, String)>,
-    /// A tag to add; may be given several times
-    #[arg(long = "tag", value_name = "TAG")]
-    tags: Vec<String>,
-    /// A label of Kubernetes; may be given several times
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
-    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    marks: Marks,
     /// An annotation of Kubernetes; may be given several times
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = pair)]
     annotations: Vec<(String, String)>,
@@ -53,10 +46,10 @@ impl Set {
         let set =
             |pairs: &[(String, String)]| pairs.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
         let change = Change {
-            properties: set(&self.properties),
-            labels: set(&self.labels),
+            properties: set(&self.marks.properties),
+            labels: set(&self.marks.labels),
             annotations: set(&self.annotations),
-            tags: self.tags.clone(),
+            tags: self.marks.tags.clone(),
             protected: (self.protected || self.unprotected).then_some(self.protected),
             history: self.history,
             ..Change::default()

@@ -61,15 +61,22 @@ pub struct Declared {
     /// How many revisions are kept, the current one included [default: 1]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(1..=10))]
     history: Option<i64>,
+    #[command(flatten)]
+    marks: Marks,
+}
+
+/// What tells one Image from others.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Marks {
     /// A property; may be given several times
     #[arg(long = "property", value_name = "KEY=VALUE", value_parser = pair)]
-    properties: Vec<(String, String)>,
+    pub properties: Vec<(String, String)>,
     /// A tag; may be given several times
     #[arg(long = "tag", value_name = "TAG")]
-    tags: Vec<String>,
+    pub tags: Vec<String>,
     /// A label of Kubernetes; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
-    labels: Vec<(String, String)>,
+    pub labels: Vec<(String, String)>,
 }
 
 /// A URL that bytes come from, and how it is asked.
@@ -145,12 +152,12 @@ impl Declared {
             protected: self.protected,
             deactivated: self.deactivated,
             revision_history_limit: self.history.unwrap_or(1),
-            properties: self.properties.iter().cloned().collect(),
-            tags: self.tags.clone(),
+            properties: self.marks.properties.iter().cloned().collect(),
+            tags: self.marks.tags.clone(),
         };
         let mut image = Image::new(name, spec);
         image.metadata.namespace = Some(namespace.to_owned());
-        image.metadata.labels = (!self.labels.is_empty()).then(|| self.labels.iter().cloned().collect());
+        image.metadata.labels = (!self.marks.labels.is_empty()).then(|| self.marks.labels.iter().cloned().collect());
         Ok(image)
     }
 

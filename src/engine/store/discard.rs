@@ -1,4 +1,4 @@
-//! A store that keeps nothing: for computing what an import would find out.
+//! A store that keeps nothing: for computing what an import would find out, and behind what keeps bytes but no objects.
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,7 +55,7 @@ impl Store for Discard {
 }
 
 fn not_kept(key: &ObjectKey) -> Error {
-    Error::new(Kind::NotFound, format!("nothing is kept here, so {key} is not"))
+    Error::new(Kind::NotFound, format!("no object is kept under {key} here"))
 }
 
 struct DiscardSink {

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store};
+use super::{ObjectReader, ObjectStat, Resumed, Sink, Store, layer::Layer};
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, Verified},
@@ -79,17 +79,9 @@ fn injected(kind: Kind, doing: &str) -> Error {
 }
 
 #[async_trait]
-impl Store for FaultyStore {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn id(&self) -> Option<String> {
-        self.inner.id()
-    }
-
-    async fn claim(&self) -> Result<()> {
-        self.inner.claim().await
+impl Layer for FaultyStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
     }
 
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
@@ -114,27 +106,11 @@ impl Store for FaultyStore {
         }
     }
 
-    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
-        self.inner.delete(key, attempt).await
-    }
-
-    async fn list(&self) -> Result<Vec<ObjectEntry>> {
-        self.inner.list().await
-    }
-
-    async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
-        self.inner.sweep(older_than).await
-    }
-
     async fn probe(&self) -> Result<()> {
         match self.state.faults.probe {
             Some(kind) => Err(injected(kind, "probing")),
             None => self.inner.probe().await,
         }
-    }
-
-    async fn capacity(&self) -> Result<Option<Capacity>> {
-        self.inner.capacity().await
     }
 }
 
@@ -145,6 +121,10 @@ struct FaultySink {
 
 #[async_trait]
 impl Sink for FaultySink {
+    fn takes_any_order(&self) -> bool {
+        self.inner.takes_any_order()
+    }
+
     async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
         let number = self.state.writes.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if !self.state.faults.delay.is_zero() {

@@ -1,12 +1,12 @@
 //! A decorator that bounds how many objects are written to a store at once. Knows nothing of what is written.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store};
+use super::{ObjectStat, Resumed, Sink, Store, layer::Layer};
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, Verified},
@@ -26,22 +26,14 @@ impl LimitedStore {
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit> {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
-        turn.map_err(|e| Error::with_source(Kind::Internal, format!("store {}: no more turns", self.name()), e))
+        turn.map_err(|e| Error::with_source(Kind::Internal, format!("store {}: no more turns", self.inner.name()), e))
     }
 }
 
 #[async_trait]
-impl Store for LimitedStore {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn id(&self) -> Option<String> {
-        self.inner.id()
-    }
-
-    async fn claim(&self) -> Result<()> {
-        self.inner.claim().await
+impl Layer for LimitedStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
     }
 
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
@@ -54,34 +46,6 @@ impl Store for LimitedStore {
         let Resumed { sink, left } = self.inner.resume(key, attempt, format).await?;
         Ok(Resumed { sink: Box::new(LimitedSink { inner: sink, _turn: turn }), left })
     }
-
-    async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {
-        self.inner.open(key).await
-    }
-
-    async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat> {
-        self.inner.stat(key).await
-    }
-
-    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
-        self.inner.delete(key, attempt).await
-    }
-
-    async fn list(&self) -> Result<Vec<ObjectEntry>> {
-        self.inner.list().await
-    }
-
-    async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
-        self.inner.sweep(older_than).await
-    }
-
-    async fn probe(&self) -> Result<()> {
-        self.inner.probe().await
-    }
-
-    async fn capacity(&self) -> Result<Option<Capacity>> {
-        self.inner.capacity().await
-    }
 }
 
 struct LimitedSink {
@@ -92,6 +56,10 @@ struct LimitedSink {
 
 #[async_trait]
 impl Sink for LimitedSink {
+    fn takes_any_order(&self) -> bool {
+        self.inner.takes_any_order()
+    }
+
     async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
         self.inner.write_at(offset, bytes).await
     }

@@ -1,15 +1,12 @@
 //! A decorator that counts and times what is asked of a store, for metrics. Changes nothing of what it does.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use metrics::{Counter, Histogram, counter, histogram};
 
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store};
+use super::{ObjectEntry, ObjectReader, ObjectStat, Resumed, Sink, Store, layer::Layer};
 use crate::{
     error::Result,
     model::{ObjectKey, OutputFormat, StoredImage, Verified},
@@ -91,17 +88,9 @@ impl MeteredStore {
 }
 
 #[async_trait]
-impl Store for MeteredStore {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn id(&self) -> Option<String> {
-        self.inner.id()
-    }
-
-    async fn claim(&self) -> Result<()> {
-        self.inner.claim().await
+impl Layer for MeteredStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
     }
 
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
@@ -129,18 +118,6 @@ impl Store for MeteredStore {
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {
         self.listing.time(self.inner.list()).await
-    }
-
-    async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
-        self.inner.sweep(older_than).await
-    }
-
-    async fn probe(&self) -> Result<()> {
-        self.inner.probe().await
-    }
-
-    async fn capacity(&self) -> Result<Option<Capacity>> {
-        self.inner.capacity().await
     }
 }
 

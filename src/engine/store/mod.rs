@@ -8,15 +8,18 @@
 //! | [`memory`] | the reference for all others, and for tests |
 //! | [`rbd`] | a Ceph pool: an RBD image with a protected snapshot per object |
 //! | [`s3`] | a bucket of an S3 server: pieces that hold only data, published by one conditional write |
-//! | [`limit`], [`fault`], [`thick`], [`meter`] | decorators: how many sinks at once; errors and delays on purpose; no holes; metrics |
+//! | [`layer`] | decorators: [`limit`] of sinks at once, [`fault`]s on purpose, [`thick`] objects without holes, [`meter`] for metrics |
+//! | [`discard`], [`plain`], [`pipe`] | nothing, a file or a stream in a store's place: no object is kept that could be found by its key |
 //!
 //! `tests/stores` holds the conformance suite that every one of them passes.
 
+mod cleaning;
 mod data_file;
 mod deadline;
 pub mod discard;
 pub mod fault;
 pub mod filesystem;
+pub mod layer;
 mod leftover;
 pub mod limit;
 pub mod memory;
@@ -27,6 +30,7 @@ pub mod plain;
 pub mod rbd;
 mod record;
 pub mod s3;
+mod steps;
 pub mod thick;
 mod token;
 mod writeback;
@@ -250,6 +254,16 @@ pub(crate) fn overtaken(store: &str, key: &ObjectKey, attempt: u32, latest: u32)
         format!("store {store}: attempt {attempt} at {key} was overtaken by attempt {latest}, which goes on with it")
     };
     Error::new(Kind::Conflict, message)
+}
+
+/// The error for an `attempt` at writing `key` under which it was deleted, by the attempt `by`.
+pub(crate) fn deleted(store: &str, key: &ObjectKey, attempt: u32, by: u32) -> Error {
+    Error::new(
+        Kind::Conflict,
+        format!(
+            "store {store}: {key} was deleted (attempt {by}) while attempt {attempt} wrote it; a later one can write it"
+        ),
+    )
 }
 
 /// The error for a `length` that would cut off bytes which were written. A fault of the caller, noticed before anything is

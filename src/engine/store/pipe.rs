@@ -11,16 +11,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{
-    Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store, describe,
-    plain::{blocking, not_kept},
-};
+use super::{ObjectStat, Sink, Store, describe, discard::Discard, layer::Layer, plain::blocking};
 use crate::{
     error::{Error, Kind, Result},
     model::{ObjectKey, OutputFormat, Verified},
@@ -72,7 +68,11 @@ impl Pipe {
 }
 
 #[async_trait]
-impl Store for Pipe {
+impl Layer for Pipe {
+    fn inner(&self) -> &dyn Store {
+        &Discard
+    }
+
     fn name(&self) -> &'static str {
         "standard output"
     }
@@ -83,34 +83,6 @@ impl Store for Pipe {
             return Err(Error::new(Kind::InvalidInput, message));
         }
         Ok(Box::new(PipeSink { pipe: self.clone(), format, at: 0 }))
-    }
-
-    async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {
-        Err(not_kept(key))
-    }
-
-    async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat> {
-        Err(not_kept(key))
-    }
-
-    async fn delete(&self, _key: &ObjectKey, _attempt: u32) -> Result<()> {
-        Ok(())
-    }
-
-    async fn list(&self) -> Result<Vec<ObjectEntry>> {
-        Ok(Vec::new())
-    }
-
-    async fn sweep(&self, _older_than: Duration) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    async fn probe(&self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn capacity(&self) -> Result<Option<Capacity>> {
-        Ok(None)
     }
 }
 

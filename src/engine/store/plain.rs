@@ -1,6 +1,6 @@
-//! One file under a name that a user chose: what `vitrine convert` writes. And nothing at all, for looking without keeping.
+//! One file under a name that a user chose: what `vitrine convert` writes.
 //!
-//! Both take the place of a store where the engine wants one. Knows files; knows nothing of formats. Unlike the filesystem store
+//! Takes the place of a store where the engine wants one. Knows files; knows nothing of formats. Unlike the filesystem store
 //! it keeps no record beside the data: the file is the user's from then on.
 
 use std::{
@@ -12,7 +12,6 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -23,9 +22,11 @@ use rustix::{
 };
 
 use super::{
-    Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store,
+    ObjectStat, Sink, Store,
     data_file::{DataFile, open_direct},
     describe,
+    discard::Discard,
+    layer::Layer,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -91,7 +92,11 @@ fn exists(path: &Path) -> Error {
 }
 
 #[async_trait]
-impl Store for PlainFile {
+impl Layer for PlainFile {
+    fn inner(&self) -> &dyn Store {
+        &Discard
+    }
+
     fn name(&self) -> &str {
         self.path.to_str().unwrap_or("the output file")
     }
@@ -100,39 +105,6 @@ impl Store for PlainFile {
         let target = self.clone();
         blocking(move || Ok(Box::new(target.begin(format)?) as Box<dyn Sink>)).await
     }
-
-    async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {
-        Err(not_kept(key))
-    }
-
-    async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat> {
-        Err(not_kept(key))
-    }
-
-    async fn delete(&self, _key: &ObjectKey, _attempt: u32) -> Result<()> {
-        Ok(())
-    }
-
-    async fn list(&self) -> Result<Vec<ObjectEntry>> {
-        Ok(Vec::new())
-    }
-
-    async fn sweep(&self, _older_than: Duration) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    async fn probe(&self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn capacity(&self) -> Result<Option<Capacity>> {
-        Ok(None)
-    }
-}
-
-/// What is written once is the user's, and no object to be found by its key.
-pub(super) fn not_kept(key: &ObjectKey) -> Error {
-    Error::new(Kind::NotFound, format!("no object is kept under {key} here"))
 }
 
 struct PlainSink {
@@ -244,8 +216,8 @@ mod tests {
         .unwrap()
     }
 
-    async fn sink(file: &PlainFile) -> Box<dyn Sink> {
-        file.create(&ObjectKey::new("a", 1).unwrap(), 1, OutputFormat::RAW).await.unwrap()
+    async fn begun(file: &PlainFile) -> Box<dyn Sink> {
+        Store::create(file, &ObjectKey::new("a", 1).unwrap(), 1, OutputFormat::RAW).await.unwrap()
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -256,7 +228,7 @@ mod tests {
     async fn a_file_appears_whole_and_sparse() {
         let folder = tempfile::tempdir().unwrap();
         let file = PlainFile::new(folder.path().join("disk"), false);
-        let mut sink = sink(&file).await;
+        let mut sink = begun(&file).await;
         sink.write_at(8 << 20, Bytes::from_static(b"abc")).await.unwrap();
         assert!(!folder.path().join("disk").exists());
         let stat = sink.commit(16 << 20, &proof()).await.unwrap();
@@ -269,8 +241,8 @@ mod tests {
     async fn dropped_and_aborted_leave_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let file = PlainFile::new(folder.path().join("disk"), false);
-        drop(sink(&file).await);
-        sink(&file).await.abort().await.unwrap();
+        drop(begun(&file).await);
+        begun(&file).await.abort().await.unwrap();
         assert_eq!(names(folder.path()), Vec::<String>::new());
     }
 
@@ -279,19 +251,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
         let file = PlainFile::new(&path, false);
-        let sink = sink(&file).await;
+        let sink = begun(&file).await;
         std::fs::write(&path, "mine").unwrap();
         assert_eq!(sink.commit(3, &proof()).await.unwrap_err().kind(), Kind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
         assert_eq!(names(folder.path()), ["disk"]);
-        let forced = PlainFile::new(&path, true);
-        forced
-            .create(&ObjectKey::new("a", 1).unwrap(), 1, OutputFormat::RAW)
-            .await
-            .unwrap()
-            .commit(0, &proof())
-            .await
-            .unwrap();
+        let forced = begun(&PlainFile::new(&path, true)).await;
+        forced.commit(0, &proof()).await.unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"");
     }
 

@@ -1,11 +1,11 @@
 //! A decorator that has a store hold every byte of what is written to it from now on: no holes. Knows nothing of how that is done, and
 //! changes nothing else, but that nobody goes on with what a dead writer left: which of its zeros are stored is not known.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Capacity, ObjectEntry, ObjectReader, ObjectStat, Sink, Store};
+use super::{Sink, Store, layer::Layer};
 use crate::{
     error::Result,
     model::{ObjectKey, OutputFormat},
@@ -24,17 +24,9 @@ impl ThickStore {
 }
 
 #[async_trait]
-impl Store for ThickStore {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn id(&self) -> Option<String> {
-        self.inner.id()
-    }
-
-    async fn claim(&self) -> Result<()> {
-        self.inner.claim().await
+impl Layer for ThickStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
     }
 
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
@@ -43,36 +35,8 @@ impl Store for ThickStore {
             Ok(()) => Ok(sink),
             Err(error) => {
                 sink.abort().await?;
-                Err(error.context(format!("store {}", self.name())))
+                Err(error.context(format!("store {}", self.inner.name())))
             }
         }
-    }
-
-    async fn open(&self, key: &ObjectKey) -> Result<Arc<dyn ObjectReader>> {
-        self.inner.open(key).await
-    }
-
-    async fn stat(&self, key: &ObjectKey) -> Result<ObjectStat> {
-        self.inner.stat(key).await
-    }
-
-    async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
-        self.inner.delete(key, attempt).await
-    }
-
-    async fn list(&self) -> Result<Vec<ObjectEntry>> {
-        self.inner.list().await
-    }
-
-    async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
-        self.inner.sweep(older_than).await
-    }
-
-    async fn probe(&self) -> Result<()> {
-        self.inner.probe().await
-    }
-
-    async fn capacity(&self) -> Result<Option<Capacity>> {
-        self.inner.capacity().await
     }
 }

@@ -58,13 +58,7 @@ async fn an_image_is_imported_and_says_at_each_moment_how_it_stands() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_source_replaces_the_content_when_it_is_there() {
-    let mut lab = Lab::new("edit").await;
-    lab.local_store("fast").await;
-    lab.operator().await;
-    let agent = lab.agent("n1").await;
-    agent.script(Script::Succeed("one"));
-    let image = lab.image("debian", "fast").await;
-    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    let (lab, agent, image) = Lab::active("edit").await;
     agent.script(Script::Hold);
     lab.set_url("debian", "http://127.0.0.1/two").await;
     let between = lab
@@ -151,13 +145,7 @@ async fn the_work_of_a_lost_agent_goes_to_another_and_its_disk_is_cleaned() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deletion_waits_until_the_data_is_removed() {
-    let mut lab = Lab::new("delete").await;
-    lab.local_store("fast").await;
-    lab.operator().await;
-    let agent = lab.agent("n1").await;
-    agent.script(Script::Succeed("one"));
-    lab.image("debian", "fast").await;
-    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    let (lab, agent, _) = Lab::active("delete").await;
     assert_eq!(agent.disk().len(), 1);
     agent.silence(true);
     lab.delete_image("debian").await;
@@ -175,13 +163,7 @@ async fn deletion_waits_until_the_data_is_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_gone_for_good_is_forgotten() {
-    let mut lab = Lab::new("gone").await;
-    lab.local_store("fast").await;
-    lab.operator().await;
-    let agent = lab.agent("n1").await;
-    agent.script(Script::Succeed("one"));
-    lab.image("debian", "fast").await;
-    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    let (lab, agent, _) = Lab::active("gone").await;
     agent.stop();
     let leases: Api<k8s_openapi::api::coordination::v1::Lease> = Api::namespaced(lab.client.clone(), &lab.system());
     leases.delete(&identity::agent_lease_name(&agent.node), &DeleteParams::default()).await.unwrap();
@@ -222,13 +204,7 @@ async fn what_the_api_server_does_not_take_is_said_in_its_words_and_tried_again(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn data_in_a_store_that_is_no_longer_served_is_removed_and_not_forgotten() {
-    let mut lab = Lab::new("unserved").await;
-    lab.local_store("fast").await;
-    lab.operator().await;
-    let agent = lab.agent("n1").await;
-    agent.script(Script::Succeed("one"));
-    lab.image("debian", "fast").await;
-    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    let (lab, agent, _) = Lab::active("unserved").await;
     let unserved = Patch::Merge(json!({ "metadata": { "labels": { "vitrine.dev/lab": "other" } } }));
     lab.stores().patch(&lab.store_name("fast"), &PatchParams::default(), &unserved).await.unwrap();
     lab.until_image("debian", "is stalled", |image| kstatus(image) == "Failed").await;

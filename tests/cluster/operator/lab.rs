@@ -21,7 +21,7 @@ use vitrine::{
 };
 use vitrine_harness::ControlPlane;
 
-use super::agent::Agent;
+use super::agent::{Agent, Script};
 
 /// Far longer than anything takes, on a machine that does much else.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,6 +54,18 @@ impl Lab {
         let plane = Box::leak(Box::new(ControlPlane::start().await.unwrap()));
         prepare(plane).await;
         Self::on(plane, name).await
+    }
+
+    /// A lab called `name` with an operator, an agent that does as it is told, and the Image `debian`, active in the store `fast`.
+    pub async fn active(name: &str) -> (Self, Agent, Image) {
+        let mut lab = Self::new(name).await;
+        lab.local_store("fast").await;
+        lab.operator().await;
+        let agent = lab.agent("n1").await;
+        agent.script(Script::Succeed("one"));
+        let image = lab.image("debian", "fast").await;
+        lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+        (lab, agent, image)
     }
 
     async fn on(plane: &'static ControlPlane, name: &str) -> Self {

@@ -53,13 +53,7 @@ async fn of_two_default_stores_the_older_is_used_and_the_newer_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_in_use_is_not_let_go() {
-    let mut lab = Lab::new("inuse").await;
-    lab.local_store("fast").await;
-    lab.operator().await;
-    let agent = lab.agent("n1").await;
-    agent.script(Script::Succeed("one"));
-    lab.image("debian", "fast").await;
-    lab.until_image("debian", "is active", |image| kstatus(image) == "Current").await;
+    let (lab, agent, _) = Lab::active("inuse").await;
     lab.stores().delete("inuse-fast", &DeleteParams::default()).await.unwrap();
     let held = lab.until_store("fast", "says who uses it", |store| ready(store).1 == "InUse").await;
     assert!(ready(&held).2.contains("1 Images") && ready(&held).2.contains("inuse/debian"), "{:?}", ready(&held));

@@ -6,13 +6,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use crate::whole::{door::Door, site::Site};
 use serde_json::Value;
-use vitrine_harness::Process;
-
-use crate::{
-    node::lab::Node,
-    whole::{door::Door, site::Site},
-};
 
 /// The person's things.
 pub struct Desk<'s, 'a> {
@@ -125,15 +120,6 @@ impl<'s, 'a> Desk<'s, 'a> {
         names.sort();
         names
     }
-}
-
-/// A site called `name` with an operator and an agent, which live as long as these are held, and with the store `s` on the agent's node.
-pub async fn staffed(name: &str, agent: &[&str]) -> (Site<'static>, Node, [Process; 2]) {
-    let site = Site::shared(name).await;
-    let node = site.lab.node("n").await;
-    let staff = [site.operator(&[]), site.lab.start(&node, agent)];
-    site.store("s", &node.store(), false, None).await;
-    (site, node, staff)
 }
 
 /// The lines of a table, as words.

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 use vitrine_harness::Route;
 
-use super::desk::{Desk, rows, staffed};
+use super::desk::{Desk, rows};
 use crate::{
     node::disks::{raw, sha256, sha256_of},
-    whole::site::{Site, file},
+    whole::site::{Site, file, staffed},
 };
 
 const SIZE: usize = 3 << 20;

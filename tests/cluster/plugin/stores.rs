@@ -3,8 +3,11 @@
 use serde_json::json;
 use vitrine_harness::{Fault, Route};
 
-use super::desk::{Desk, rows, staffed};
-use crate::node::{disks::raw, lab::until};
+use super::desk::{Desk, rows};
+use crate::{
+    node::{disks::raw, lab::until},
+    whole::site::staffed,
+};
 
 #[tokio::test]
 async fn stores_are_listed_shown_and_probed_at_once() {

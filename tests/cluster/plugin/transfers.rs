@@ -15,7 +15,7 @@ use vitrine::api::Image;
 use vitrine_harness::qemu;
 
 use super::{
-    desk::{Desk, Ran, read, staffed},
+    desk::{Desk, Ran, read},
     kubelet::Kubelet,
     relay::Relay,
 };
@@ -26,7 +26,7 @@ use crate::{
     },
     whole::{
         door::{ADDRESS, Door},
-        site::{Site, file},
+        site::{Site, file, staffed},
     },
 };
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use vitrine::api::{Image, ImagePhase};
 use vitrine_harness::{Content, Fault, Route, qemu};
 
-use super::site::{Site, condition, file, is, phase};
+use super::site::{Site, condition, file, is, phase, staffed};
 use crate::node::{
     disks::{entries, raw, sha256, sha256_of},
     lab::{Node, until},
@@ -18,10 +18,7 @@ fn failure(image: &Image) -> Option<(String, Option<String>, String)> {
 
 #[tokio::test]
 async fn a_wrong_checksum_stalls_the_image_until_it_is_corrected() {
-    let site = Site::shared("checksum").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("checksum", &[]).await;
     let disk = raw(1, 1 << 20);
     site.lab.server.put("/disk", Route::bytes(disk.clone()));
     site.image("t", "disk", "/disk", "s").await;
@@ -47,10 +44,7 @@ async fn a_wrong_checksum_stalls_the_image_until_it_is_corrected() {
 
 #[tokio::test]
 async fn an_image_that_is_refused_says_by_which_rule() {
-    let site = Site::shared("rules").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("rules", &[]).await;
     let dir = site.lab.plane.scope().dir();
     let (base, overlay) = (dir.join("rules.raw"), dir.join("rules.qcow2"));
     std::fs::write(&base, raw(1, 1 << 20)).unwrap();

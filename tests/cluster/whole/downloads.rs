@@ -16,7 +16,7 @@ use vitrine_harness::Route;
 use super::{
     door::{ADDRESS, Door, refusal},
     several::make,
-    site::{Site, file, phase},
+    site::{Site, file, phase, staffed},
 };
 use crate::node::{
     disks::{raw, sha256},
@@ -31,10 +31,7 @@ fn header<'r>(response: &'r Response, name: &str) -> &'r str {
 
 #[tokio::test]
 async fn an_image_is_downloaded_whole_and_in_parts_over_both_versions() {
-    let site = Site::shared("download").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("download", &ADDRESS).await;
     let disk = raw(1, SIZE);
     site.lab.server.put("/disk", Route::bytes(disk.clone()));
     site.image("t", "disk", "/disk", "s").await;
@@ -82,10 +79,7 @@ async fn an_image_is_downloaded_whole_and_in_parts_over_both_versions() {
 
 #[tokio::test]
 async fn who_may_not_learns_nothing_and_who_may_is_told_why_not() {
-    let site = Site::shared("rights").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("rights", &ADDRESS).await;
     site.lab.server.put("/disk", Route::bytes(raw(1, 1 << 20)));
     site.image("t", "disk", "/disk", "s").await;
     site.active("t", "disk").await;
@@ -223,10 +217,7 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 #[tokio::test]
 async fn a_compressed_copy_is_sent_as_it_is() {
-    let site = Site::shared("as-it-is").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("as-it-is", &ADDRESS).await;
     site.lab.server.put("/disk", Route::bytes(raw(1, SIZE)));
     make(&site, "disk", &["s"], json!({ "convertTo": { "diskFormat": "qcow2", "compression": "zstd" } })).await;
     let image = site.active("t", "disk").await;

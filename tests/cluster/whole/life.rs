@@ -4,7 +4,7 @@ use kube::api::DeleteParams;
 use serde_json::json;
 use vitrine_harness::{Fault, Route};
 
-use super::site::{Site, file, is};
+use super::site::{Site, file, is, staffed};
 use crate::node::{
     disks::{entries, raw, sha256, sha256_of},
     lab::until,
@@ -47,10 +47,7 @@ async fn an_image_is_imported_changed_and_deleted() {
 
 #[tokio::test]
 async fn two_images_of_one_name_in_two_namespaces_never_meet() {
-    let site = Site::shared("namesakes").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("namesakes", &[]).await;
     let (mine, yours) = (raw(1, 1 << 20), raw(2, 1 << 20));
     site.lab.server.put("/mine", Route::bytes(mine.clone()));
     site.lab.server.put("/yours", Route::bytes(yours.clone()));
@@ -66,10 +63,7 @@ async fn two_images_of_one_name_in_two_namespaces_never_meet() {
 
 #[tokio::test]
 async fn a_store_in_use_stays_until_its_last_image_is_gone() {
-    let site = Site::shared("in-use").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("in-use", &[]).await;
     let disk = raw(1, 1 << 20);
     site.lab.server.put("/disk", Route::bytes(disk.clone()));
     site.image("t", "disk", "/disk", "s").await;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use vitrine::api::{Image, Location, LocationPhase};
 use vitrine_harness::{Fault, Process, Route};
 
-use super::site::{Site, condition, is};
+use super::site::{Site, condition, is, staffed};
 use crate::node::{
     disks::{entries, raw, sha256, sha256_of},
     lab::{Node, PATIENCE, until},
@@ -193,10 +193,7 @@ async fn a_rotten_copy_is_found_and_made_anew_from_a_good_one() {
 
 #[tokio::test]
 async fn a_schedule_finds_rot_and_without_a_good_copy_the_source_must_give_the_same() {
-    let site = Site::shared("lonely").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("lonely", &[]).await;
     let schedule = json!({ "spec": { "verify": { "interval": "1s" } } });
     let merge = kube::api::Patch::Merge(&schedule);
     site.stores().patch(&site.store_name("s"), &kube::api::PatchParams::default(), &merge).await.unwrap();
@@ -229,10 +226,7 @@ async fn a_schedule_finds_rot_and_without_a_good_copy_the_source_must_give_the_s
 
 #[tokio::test]
 async fn a_store_that_loses_its_back_end_and_gets_it_back_says_so() {
-    let site = Site::shared("backend").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &[]));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("backend", &[]).await;
     let name = site.store_name("s");
     let ready = async |wanted: &str| {
         let stores = site.stores();

@@ -145,6 +145,15 @@ impl<'a> Site<'a> {
     }
 }
 
+/// A site called `name` with an operator and an agent, which live as long as these are held, and with the store `s` on the agent's node.
+pub async fn staffed(name: &str, agent: &[&str]) -> (Site<'static>, Node, [Process; 2]) {
+    let site = Site::shared(name).await;
+    let node = site.lab.node("n").await;
+    let staff = [site.operator(&[]), site.lab.start(&node, agent)];
+    site.store("s", &node.store(), false, None).await;
+    (site, node, staff)
+}
+
 /// One word on the Image.
 pub fn phase(image: &Image) -> Option<ImagePhase> {
     image.status.as_ref().and_then(|status| status.phase)

@@ -10,7 +10,7 @@ use vitrine_harness::qemu;
 
 use super::{
     door::{ADDRESS, Door, refusal},
-    site::{Site, condition, file, is, phase},
+    site::{Site, condition, file, is, phase, staffed},
 };
 use crate::node::{
     disks::{raw, sha256, sha256_of},
@@ -72,10 +72,7 @@ async fn offset(door: &Door<'_, '_>, name: &str, token: &str) -> usize {
 
 #[tokio::test]
 async fn what_is_sent_whole_becomes_an_image() {
-    let site = Site::shared("sent").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("sent", &ADDRESS).await;
     let disk = raw(1, SIZE);
     let image = waiting(&site, "disk", "s", json!({ "checksum": sha256(&disk) })).await;
     assert_eq!(phase(&image), Some(ImagePhase::Queued));
@@ -109,10 +106,7 @@ async fn what_is_sent_whole_becomes_an_image() {
 
 #[tokio::test]
 async fn curl_sends_and_fetches_and_goes_on() {
-    let site = Site::shared("curl").await;
-    let node = site.lab.node("n").await;
-    let (_operator, _agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, _staff) = staffed("curl", &ADDRESS).await;
     waiting(&site, "disk", "s", json!({})).await;
     let (door, disk) = (Door::of(&site, &node).await, raw(1, SIZE));
     let token = site.token("t", "editor", &["vitrine-edit", "vitrine-view"]).await;
@@ -236,10 +230,7 @@ async fn what_is_no_image_is_answered_with_the_rule() {
 
 #[tokio::test]
 async fn an_agent_that_dies_in_mid_upload_has_it_begin_anew() {
-    let site = Site::shared("begin-anew").await;
-    let node = site.lab.node("n").await;
-    let (_operator, agent) = (site.operator(&[]), site.lab.start(&node, &ADDRESS));
-    site.store("s", &node.store(), false, None).await;
+    let (site, node, [_operator, agent]) = staffed("begin-anew", &ADDRESS).await;
     let (disk, token) = (raw(1, SIZE), site.token("t", "editor", &["vitrine-edit"]).await);
     waiting(&site, "disk", "s", json!({})).await;
     let door = Door::of(&site, &node).await;

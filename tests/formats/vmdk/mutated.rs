@@ -1,13 +1,11 @@
 //! Damaged at random: whatever the bytes, reading ends soon, never panics, and refuses for a reason.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
-use proptest::{prelude::*, test_runner::TestRunner};
+use proptest::prelude::*;
 use vitrine_engine::{
-    error::Kind,
-    format::{self, Order},
-    model::{Limits, Verdict},
+    error::{Error, Kind},
+    format::Order,
+    model::Limits,
 };
 
 use super::{
@@ -15,12 +13,10 @@ use super::{
     made::{Sparse, Stream},
     walk,
 };
-use crate::disk::Memory;
+use crate::mutated::assert_survives;
 
 /// Mutated files per seed image.
 const FILES: u32 = 2000;
-/// Nothing here has more than a megabyte of content; minutes would be a loop.
-const DEADLINE: Duration = Duration::from_secs(5);
 
 fn seeds() -> Vec<Vec<u8>> {
     let mut stream = Stream::new(100 << 11);
@@ -79,30 +75,15 @@ fn apply(seed: &[u8], edits: &[Edit], cut: Option<usize>) -> Bytes {
 fn damaged_files_are_read_or_refused_and_nothing_else() {
     let limits = Limits { max_virtual_size: 256 << 20, max_table_memory: 1 << 20, ..Limits::default() };
     for seed in seeds() {
-        let config = ProptestConfig { cases: FILES, failure_persistence: None, ..ProptestConfig::default() };
-        let (accepted, refused) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
-        let outcome = TestRunner::new(config).run(&damage(), |(edits, cut)| {
-            let bytes = apply(&seed, &edits, cut);
-            let began = Instant::now();
-            for order in [Order::Tables, Order::Stream] {
-                let mut input = Memory { bytes: bytes.clone(), streamed: order == Order::Stream };
-                match walk(&mut input, order, u64::MAX, &limits, |_, _| {}) {
-                    Ok(_) => accepted.set(accepted.get() + 1),
-                    Err(error) => {
-                        let kinds: &[Kind] =
-                            if order == Order::Stream { &[Kind::Refused, Kind::NeedsSpill] } else { &[Kind::Refused] };
-                        prop_assert!(kinds.contains(&error.kind()), "{}", error);
-                        refused.set(refused.get() + 1);
-                    }
-                }
-            }
-            let inspection = format::inspect(&mut Memory::new(bytes), None, &limits).unwrap();
-            prop_assert_eq!(inspection.reasons.is_empty(), inspection.verdict == Verdict::Accepted);
-            prop_assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
-            Ok(())
+        let apply = |(edits, cut): (Vec<Edit>, _)| apply(&seed, &edits, cut);
+        assert_survives(FILES, &damage(), &limits, apply, |input| {
+            let order = if input.streamed { Order::Stream } else { Order::Tables };
+            let read = walk(input, order, u64::MAX, &limits, |_, _| {});
+            read.map_err(|error| match (order, error.kind()) {
+                // Its tables are asked then, which is the other case.
+                (Order::Stream, Kind::NeedsSpill) => Error::new(Kind::Refused, "the stream alone does not tell"),
+                _ => error,
+            })
         });
-        outcome.unwrap_or_else(|failure| panic!("{failure}"));
-        // Damage that never hurts, or always kills the header, would test nothing.
-        assert!(accepted.get() > 100 && refused.get() > 300, "{} accepted, {} refused", accepted.get(), refused.get());
     }
 }

@@ -19,7 +19,10 @@ use vitrine_engine::{
 };
 
 use super::{BUCKET, gateway, objects, open, options, short_lived};
-use crate::conformance::{key, noise, proof, publish, publish_with, read_all, refused};
+use crate::{
+    conformance::{key, noise, proof, publish, publish_with, read_all, refused},
+    overtaken::overtake,
+};
 
 /// Uploads in parts below the prefix that were begun and not completed, as the gateway keeps them in the bucket's index.
 pub async fn unfinished_uploads(options: &S3Options) -> usize {
@@ -63,40 +66,13 @@ async fn of_two_writers_at_once_one_publishes() {
     assert!(entries.len() == 10 && entries.iter().all(|entry| entry.published), "{entries:?}");
 }
 
-/// Writes with attempt 1, and has attempt 2 begin, and publish if `at_once`, just before attempt 1 would be published.
-async fn overtake(at_once: bool) {
-    let options = options().await;
-    let (store, again) = (open(&options), open(&options));
-    let (other, later) = (Arc::clone(&again), Arc::new(Mutex::new(None)));
-    let begun = Arc::clone(&later);
-    at_step(&store, Step::Recorded, move || {
-        let (other, begun) = (Arc::clone(&other), Arc::clone(&begun));
-        async move {
-            let mut sink = other.create(&key(1), 2, OutputFormat::RAW).await.unwrap();
-            sink.write_at(0, noise(2, 5000)).await.unwrap();
-            if at_once {
-                sink.commit(5000, &proof(5000)).await.unwrap();
-            } else {
-                *begun.lock().unwrap() = Some(sink);
-            }
-        }
-    });
-    let mut sink = store.create(&key(1), 1, OutputFormat::RAW).await.unwrap();
-    sink.write_at(0, noise(1, 5000)).await.unwrap();
-    assert_eq!(refused(sink.commit(5000, &proof(5000)).await), Kind::Conflict);
-    let later = later.lock().unwrap().take();
-    if let Some(later) = later {
-        later.commit(5000, &proof(5000)).await.unwrap();
-    }
-    assert_eq!(read_all(&*again.open(&key(1)).await.unwrap()).await, noise(2, 5000));
-    let left = again.list().await.unwrap();
-    assert!(left.len() == 1 && left[0].published, "{left:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_overtaken_before_the_last_step_does_not_publish() {
-    overtake(false).await;
-    overtake(true).await;
+    for at_once in [false, true] {
+        let options = options().await;
+        let (store, again) = (open(&options), open(&options));
+        overtake(store.clone(), again, at_once, |work| at_step(&store, Step::Recorded, work)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

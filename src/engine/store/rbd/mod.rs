@@ -118,7 +118,7 @@ impl RbdStore {
     /// Has `on_step` called after every step of publishing and deleting: for tests, which die there.
     #[doc(hidden)]
     pub fn watch_steps(&self, on_step: impl Fn(Step) + Send + Sync + 'static) {
-        self.place.watch_steps(Arc::new(on_step));
+        self.place.steps.watch(on_step);
     }
 }
 
@@ -141,13 +141,13 @@ impl Store for RbdStore {
 
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         self.claim().await?;
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         Ok(Box::new(RbdSink::begin(&self.place, key, attempt, format, Arc::clone(&self.peak)).await?))
     }
 
     async fn resume(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Resumed> {
         self.claim().await?;
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         let peak = Arc::clone(&self.peak);
         match RbdSink::resume(&self.place, key, attempt, format, peak).await? {
             Some((sink, left)) => Ok(Resumed { sink: Box::new(sink), left: Some(Box::new(left)) }),
@@ -166,19 +166,19 @@ impl Store for RbdStore {
     }
 
     async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         let (doing, key) = (format!("deleting {key}"), key.clone());
         let work = move |place: &Arc<Place>| owner::check(place).and_then(|()| removal::delete(place, &key, attempt));
         self.place.call(doing, work).await
     }
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         self.place.call("listing images", sweep::list).await
     }
 
     async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         let work = move |place: &Arc<Place>| owner::check(place).and_then(|()| sweep::sweep(place, older_than));
         self.place.call("sweeping", work).await
     }

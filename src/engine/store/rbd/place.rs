@@ -3,28 +3,23 @@
 //! librados and librbd block, and may block for long when the cluster is away; so every piece of work has a thread of its own and a
 //! deadline. A thread whose deadline is over goes on until the libraries' own timeouts end it; how many there are at once is bounded.
 
-use std::{
-    fmt::Display,
-    io::Write,
-    os::fd::AsRawFd,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt::Display, io::Write, os::fd::AsRawFd, sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     ffi::{Cluster, Errno, Making, Pool},
     flight::Hold,
     options::{RbdCluster, RbdOptions},
-    step::{OnStep, Step},
+    step::Step,
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    store::{cleaning::Cleaning, steps::Steps},
+};
 
 /// How many threads may wait for one store at once. Each piece of work takes milliseconds where the cluster answers.
 const THREADS: usize = 32;
-/// How long work waits for cleaning up that this process has begun before it.
-const SETTLE: Duration = Duration::from_secs(10);
 
 /// The pool.
 pub(super) struct Place {
@@ -44,9 +39,10 @@ pub(super) struct Place {
     owner: Option<String>,
     threads: Arc<Semaphore>,
     hold: Hold,
-    /// How much cleaning up is under way.
-    cleaning: watch::Sender<usize>,
-    on_step: Mutex<Option<OnStep>>,
+    /// What is cleaned up behind callers' backs.
+    pub(super) cleaning: Cleaning,
+    /// What is published and deleted, step by step.
+    pub(super) steps: Steps<Step>,
 }
 
 impl Place {
@@ -81,8 +77,8 @@ impl Place {
             owner: options.owner.clone(),
             threads: Arc::new(Semaphore::new(THREADS)),
             hold: Hold::new(),
-            cleaning: watch::Sender::new(0),
-            on_step: Mutex::new(None),
+            cleaning: Cleaning::default(),
+            steps: Steps::default(),
         };
         place.check_namespace()?;
         Ok(place)
@@ -282,34 +278,13 @@ impl Place {
 
     /// Does `work` behind the caller's back. Later work of this process waits for it, for a while.
     pub(super) fn clean_up(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
-        self.cleaning.send_modify(|count| *count = count.saturating_add(1));
-        let place = Arc::clone(self);
+        let (place, piece) = (Arc::clone(self), self.cleaning.begin());
         let run = move || {
             work(&place);
-            place.cleaning.send_modify(|count| *count = count.saturating_sub(1));
+            drop(piece);
         };
         if let Err(error) = std::thread::Builder::new().name("rbd clean-up".to_owned()).spawn(run) {
             tracing::warn!(store = self.name, %error, "nothing is cleaned up; sweeping will do it");
-            self.cleaning.send_modify(|count| *count = count.saturating_sub(1));
-        }
-    }
-
-    /// Waits until what was cleaned up is.
-    pub(super) async fn settle(&self) {
-        let mut cleaning = self.cleaning.subscribe();
-        let _ = tokio::time::timeout(SETTLE, cleaning.wait_for(|count| *count == 0)).await;
-    }
-
-    /// Has `on_step` called at every step of publishing and deleting.
-    pub(super) fn watch_steps(&self, on_step: OnStep) {
-        *self.on_step.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_step);
-    }
-
-    /// Notes that `step` is done.
-    pub(super) fn step(&self, step: Step) {
-        let on_step = self.on_step.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(on_step) = on_step {
-            on_step(step);
         }
     }
 }

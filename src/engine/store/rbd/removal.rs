@@ -35,7 +35,7 @@ pub(super) fn delete(place: &Arc<Place>, key: &ObjectKey, attempt: u32) -> Resul
             found.as_ref().filter(|entry| entry.state == State::Published).and_then(|e| e.image.as_ref())
         {
             clones::release(place, key, image)?;
-            place.step(Step::Unprotected);
+            place.steps.done(Step::Unprotected);
         }
         let gone = match &found {
             Some(entry) => entry.next(State::Deleted, attempt),
@@ -45,7 +45,7 @@ pub(super) fn delete(place: &Arc<Place>, key: &ObjectKey, attempt: u32) -> Resul
             break found;
         }
     };
-    place.step(Step::Deleted);
+    place.steps.done(Step::Deleted);
     found.map_or(Ok(()), |entry| clear(place, key, &entry))
 }
 
@@ -86,7 +86,7 @@ pub(super) fn discard(place: &Arc<Place>, key: &ObjectKey, token: Token, id: &st
     {
         record::remove(place, key, first)?;
     }
-    place.step(Step::Forgotten);
+    place.steps.done(Step::Forgotten);
     remove_image(place, key, id, &name)
 }
 
@@ -100,7 +100,7 @@ fn move_aside(place: &Place, key: &ObjectKey, token: Token, name: &str) -> Resul
         Ok(()) | Err(Errno::NOENT | Errno::EXIST | Errno::NOSPC | Errno::DQUOT) => {}
         Err(errno) => return Err(place.error(format!("renaming image {name}, which is deleted and still read"), errno)),
     }
-    place.step(Step::MovedAside);
+    place.steps.done(Step::MovedAside);
     Ok(())
 }
 
@@ -122,7 +122,7 @@ fn remove_image(place: &Arc<Place>, key: &ObjectKey, id: &str, name: &str) -> Re
         Err(errno) => return Err(failed(errno)),
     }
     image.close().map_err(failed)?;
-    place.step(Step::Bare);
+    place.steps.done(Step::Bare);
     match place.pool().remove_image(name) {
         Ok(()) => Ok(true),
         // Somebody else removed it; or the library found no room for its own notes, which it tells like this.

@@ -63,8 +63,7 @@ impl RbdSink {
         let key = key.clone();
         let begun = place.call(doing, move |place| {
             // Within the work: if nobody waits for it any more, the sink is dropped, which removes what was made.
-            let writing = Some(Writing::begin(place, &key, attempt)?);
-            Ok(Self { writing, format, length: 0, end: 0, interrupted: false, coverage: None, peak })
+            Ok(Self::of(Writing::begin(place, &key, attempt)?, format, peak))
         });
         begun.await
     }
@@ -81,20 +80,17 @@ impl RbdSink {
         let key = key.clone();
         let resumed = place.call(doing, move |place| {
             let Some(writing) = Writing::resume(place, &key, attempt)? else { return Ok(None) };
-            let mut sink = Self {
-                writing: Some(Arc::clone(&writing)),
-                format,
-                length: 0,
-                end: 0,
-                interrupted: false,
-                coverage: None,
-                peak,
-            };
+            let mut sink = Self::of(Arc::clone(&writing), format, peak);
             sink.length = writing.length()?;
             let left = RbdLeftover::of(&writing, sink.length);
             Ok(Some((sink, left)))
         });
         resumed.await
+    }
+
+    /// Nothing is written yet.
+    fn of(writing: Arc<Writing>, format: OutputFormat, peak: Arc<Mutex<usize>>) -> Self {
+        Self { writing: Some(writing), format, length: 0, end: 0, interrupted: false, coverage: None, peak }
     }
 
     fn writing(&self) -> Result<&Arc<Writing>> {

@@ -1,7 +1,5 @@
 //! The steps of publishing and of deleting, between which a process may die. Tests stop at each of them.
 
-use std::sync::Arc;
-
 /// What was done last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -51,6 +49,3 @@ impl Step {
         Self::Bare,
     ];
 }
-
-/// What is called at each step.
-pub(super) type OnStep = Arc<dyn Fn(Step) + Send + Sync>;

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     super::ObjectStat,
-    super::{overtaken, token::Token},
+    super::{deleted, overtaken, token::Token},
     ffi::{Errno, Image, Watch},
     flight::Flight,
     index::{self, Entry, State},
@@ -59,7 +59,7 @@ impl Writing {
         let writing = Arc::new(Self::make(place, key, token)?);
         match writing.move_fence() {
             Ok(before) => {
-                place.step(Step::Begun);
+                place.steps.done(Step::Begun);
                 writing.take_over(before)?;
                 Ok(writing)
             }
@@ -80,7 +80,7 @@ impl Writing {
             let _ = place.pool().remove_image(&name);
             failed(errno)
         })?;
-        place.step(Step::Made);
+        place.steps.done(Step::Made);
         Ok(Self {
             place: Arc::clone(place),
             key: key.clone(),
@@ -166,14 +166,7 @@ impl Writing {
     fn overtaken(&self, now: Option<&Entry>) -> Error {
         let (place, key, attempt) = (&self.place, &self.key, self.token.attempt);
         match now {
-            Some(entry) if entry.state == State::Deleted => {
-                let message = format!(
-                    "store {}: {key} was deleted (attempt {}) while attempt {attempt} wrote it; a later one can write it",
-                    place.name(),
-                    entry.attempt
-                );
-                Error::new(Kind::Conflict, message)
-            }
+            Some(entry) if entry.state == State::Deleted => deleted(place.name(), key, attempt, entry.attempt),
             Some(entry) => overtaken(place.name(), key, attempt, entry.attempt),
             None => overtaken(place.name(), key, attempt, attempt),
         }
@@ -265,10 +258,10 @@ impl Writing {
                 return Err(error);
             }
         }
-        self.place.step(Step::Published);
+        self.place.steps.done(Step::Published);
         self.close()?;
         let stat = published::stat(&self.place, &self.key)?;
-        self.place.step(Step::Named);
+        self.place.steps.done(Step::Named);
         Ok(stat)
     }
 
@@ -295,18 +288,18 @@ impl Writing {
         let handle = self.image()?;
         handle.flush().map_err(failed("making durable"))?;
         handle.resize(image.length).map_err(failed("setting the length of"))?;
-        place.step(Step::Sized);
+        place.steps.done(Step::Sized);
         // Cheaper than finding out at the end.
         let now = index::get(place, key)?;
         if now.as_ref() != Some(entry) {
             return Err(self.overtaken(now.as_ref()));
         }
         handle.make_snapshot(SNAPSHOT).map_err(failed("making a snapshot of"))?;
-        place.step(Step::Snapshot);
+        place.steps.done(Step::Snapshot);
         handle.protect(SNAPSHOT).map_err(failed("protecting the snapshot of"))?;
-        place.step(Step::Protected);
+        place.steps.done(Step::Protected);
         record::write(place, key, self.token, image)?;
-        place.step(Step::Recorded);
+        place.steps.done(Step::Recorded);
         self.check_name().map_err(|error| match index::get(place, key) {
             // It is the image of whoever overtook this one.
             Ok(now) if now.as_ref() != Some(entry) => self.overtaken(now.as_ref()),

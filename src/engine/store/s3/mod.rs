@@ -80,7 +80,7 @@ impl S3Store {
     /// Has `on_step` called after every step of publishing and deleting: for tests, which die there.
     #[doc(hidden)]
     pub fn watch_steps(&self, on_step: impl Fn(Step) + Send + Sync + 'static) {
-        self.place.watch_steps(Arc::new(on_step));
+        self.place.steps.watch(on_step);
     }
 }
 
@@ -100,7 +100,7 @@ impl Store for S3Store {
 
     async fn create(&self, key: &ObjectKey, attempt: u32, format: OutputFormat) -> Result<Box<dyn Sink>> {
         self.claim().await?;
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         Ok(Box::new(S3Sink::begin(&self.place, key, attempt, format).await?))
     }
 
@@ -116,7 +116,7 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, key: &ObjectKey, attempt: u32) -> Result<()> {
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         let (place, key) = (Arc::clone(&self.place), key.clone());
         let doing = format!("deleting {key}");
         let work = async move {
@@ -127,12 +127,12 @@ impl Store for S3Store {
     }
 
     async fn list(&self) -> Result<Vec<ObjectEntry>> {
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         sweep::list(&self.place).await
     }
 
     async fn sweep(&self, older_than: Duration) -> Result<Vec<String>> {
-        self.place.settle().await;
+        self.place.cleaning.settle().await;
         owner::check(&self.place).await?;
         sweep::sweep(&self.place, older_than).await
     }

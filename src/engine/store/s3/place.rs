@@ -17,21 +17,15 @@ use object_store::{
     client::{HttpClient, HttpConnector as _, ReqwestConnector},
     path::Path,
 };
-use tokio::{runtime::Handle, sync::watch};
+use tokio::runtime::Handle;
 use url::Url;
 
-use super::{
-    fault::Fault,
-    index::Index,
-    layout::Layout,
-    options::S3Options,
-    step::{OnStep, Step},
-    trial::Trial,
+use super::{fault::Fault, index::Index, layout::Layout, options::S3Options, step::Step, trial::Trial};
+use crate::{
+    error::{Error, Kind, Result},
+    store::{cleaning::Cleaning, steps::Steps},
 };
-use crate::error::{Error, Kind, Result};
 
-/// How long work waits for cleaning up that this process has begun before it.
-const SETTLE: Duration = Duration::from_secs(10);
 /// A request is sent again this long after it failed for the first time; later each pause is longer, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
@@ -52,9 +46,10 @@ pub(super) struct Place {
     trial: Trial,
     /// The entries as they were last seen.
     seen: Mutex<Arc<Index>>,
-    /// How much cleaning up is under way.
-    cleaning: watch::Sender<usize>,
-    on_step: Mutex<Option<OnStep>>,
+    /// What is cleaned up behind callers' backs.
+    pub(super) cleaning: Cleaning,
+    /// What is published and deleted, step by step.
+    pub(super) steps: Steps<Step>,
 }
 
 /// On what a write depends.
@@ -103,8 +98,8 @@ impl Place {
             quick: build(options, impatient, 1).map_err(unusable)?,
             trial: Trial::default(),
             seen: Mutex::default(),
-            cleaning: watch::Sender::new(0),
-            on_step: Mutex::new(None),
+            cleaning: Cleaning::default(),
+            steps: Steps::default(),
         })
     }
 
@@ -282,32 +277,12 @@ impl Place {
     }
 
     /// Does `work` behind the caller's back. Later work of this process waits for it, for a while.
-    pub(super) fn clean_up(self: &Arc<Self>, runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) {
-        self.cleaning.send_modify(|count| *count = count.saturating_add(1));
-        let place = Arc::clone(self);
+    pub(super) fn clean_up(&self, runtime: &Handle, work: impl Future<Output = ()> + Send + 'static) {
+        let piece = self.cleaning.begin();
         runtime.spawn(async move {
             work.await;
-            place.cleaning.send_modify(|count| *count = count.saturating_sub(1));
+            drop(piece);
         });
-    }
-
-    /// Waits until what was cleaned up is.
-    pub(super) async fn settle(&self) {
-        let mut cleaning = self.cleaning.subscribe();
-        let _ = tokio::time::timeout(SETTLE, cleaning.wait_for(|count| *count == 0)).await;
-    }
-
-    /// Has `on_step` called at every step of publishing and deleting.
-    pub(super) fn watch_steps(&self, on_step: OnStep) {
-        *self.on_step.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_step);
-    }
-
-    /// Notes that `step` is done.
-    pub(super) fn step(&self, step: Step) {
-        let on_step = self.on_step.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(on_step) = on_step {
-            on_step(step);
-        }
     }
 }
 

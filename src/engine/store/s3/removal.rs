@@ -23,10 +23,10 @@ pub(super) const CLOSING: u64 = 20 * 60;
 /// Removes what `attempt` or an earlier one published or wrote.
 pub(super) async fn delete(place: &Place, key: &ObjectKey, attempt: u32) -> Result<()> {
     let before = close(place, key, attempt).await?;
-    place.step(Step::Deleted);
+    place.steps.done(Step::Deleted);
     if let Some(token) = before.and_then(|before| before.entry.token) {
         clear(place, key, token).await?;
-        place.step(Step::Removed);
+        place.steps.done(Step::Removed);
     }
     Ok(())
 }

@@ -131,7 +131,7 @@ impl Leftover<'_> {
             }
         }
         removal::empty_folder(place, key, token, self.uploads).await?;
-        place.step(Step::Removed);
+        place.steps.done(Step::Removed);
         Ok(true)
     }
 }

@@ -78,7 +78,7 @@ async fn upload_parts(
         let put = place.client().put_part(path, id, number, PutPayload::from_bytes(bytes));
         let part = place.bounded(&doing, put).await;
         drop(room);
-        place.step(Step::Part);
+        place.steps.done(Step::Part);
         part.map(|part| (number, part)).map_err(|fault| place.fault(&doing, &fault))
     };
     let (mut under_way, mut done) = (FuturesUnordered::new(), Vec::new());

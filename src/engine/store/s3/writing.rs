@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{
     super::ObjectStat,
-    super::{overtaken, token::Token},
+    super::{deleted, overtaken, token::Token},
     index::{self, Entry, Found, State},
     lease::{self, Lease},
     place::{Place, Put},
@@ -40,7 +40,7 @@ impl Writing {
         check_fence(place, key, attempt, index::get(place, key).await?.as_ref())?;
         let token = Token { attempt, nonce: rand::random() };
         lease::give(place, &place.layout().lease(key, token)).await?;
-        place.step(Step::Made);
+        place.steps.done(Step::Made);
         let writing = Arc::new(Self {
             place: Arc::clone(place),
             key: key.clone(),
@@ -51,7 +51,7 @@ impl Writing {
         });
         match writing.move_fence().await {
             Ok(before) => {
-                place.step(Step::Begun);
+                place.steps.done(Step::Begun);
                 writing.take_over(before).await;
                 writing.keep_alive();
                 Ok(writing)
@@ -144,14 +144,7 @@ impl Writing {
     fn overtaken(&self, now: Option<&Found>) -> Error {
         let (place, key, attempt) = (&self.place, &self.key, self.token.attempt);
         match now.map(|now| &now.entry) {
-            Some(entry) if entry.state == State::Deleted => {
-                let message = format!(
-                    "store {}: {key} was deleted (attempt {}) while attempt {attempt} wrote it; a later one can write it",
-                    place.name(),
-                    entry.attempt
-                );
-                Error::new(Kind::Conflict, message)
-            }
+            Some(entry) if entry.state == State::Deleted => deleted(place.name(), key, attempt, entry.attempt),
             Some(entry) => overtaken(place.name(), key, attempt, entry.attempt),
             None => overtaken(place.name(), key, attempt, attempt),
         }
@@ -180,7 +173,7 @@ impl Writing {
     /// Publishes the object of which all pieces are there.
     pub(super) async fn publish(&self, record: &Record) -> Result<ObjectStat> {
         let (place, key) = (&self.place, &self.key);
-        place.step(Step::Uploaded);
+        place.steps.done(Step::Uploaded);
         match self.try_publish(record).await {
             Ok(()) => {}
             // Known not to be published: nothing is left.
@@ -199,7 +192,7 @@ impl Writing {
                 return Err(error);
             }
         }
-        place.step(Step::Published);
+        place.steps.done(Step::Published);
         self.end_lease().await;
         let lease = place.layout().lease(key, self.token);
         if let Err(error) = place.remove(vec![lease], &format!("publishing {key}")).await {
@@ -217,7 +210,7 @@ impl Writing {
             return Err(Put::Unfulfilled);
         }
         record::write(place, key, token, record).await.map_err(Put::Refused)?;
-        place.step(Step::Recorded);
+        place.steps.done(Step::Recorded);
         let published = Entry::new(State::Published, token.attempt, Some(token));
         if index::swap(place, key, Some(entry), &published).await? { Ok(()) } else { Err(Put::Unfulfilled) }
     }
