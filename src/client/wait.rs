@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vitrine_engine::{
@@ -10,7 +11,10 @@ use vitrine_engine::{
 };
 
 use super::{connect::Cluster, images, text::bytes, view};
-use crate::api::{Image, condition::types};
+use crate::api::{
+    Image,
+    condition::{reasons, types},
+};
 
 /// How often is looked.
 const POLL: Duration = Duration::from_millis(500);
@@ -42,6 +46,15 @@ pub fn standing(image: &Image) -> Standing {
         return Standing::Stalled(stalled.message.clone(), rule);
     }
     if is(types::READY).is_some() { Standing::Ready } else { Standing::Underway }
+}
+
+/// Why `image` was given up after tries, so that another one may end otherwise; nothing if its spec is at fault, which no try mends.
+pub fn given_up(image: &Image) -> Option<String> {
+    let Standing::Stalled(why, _) = standing(image) else { return None };
+    let at_fault =
+        |c: &Condition| c.type_ == types::STALLED && c.status == "True" && c.reason == reasons::INVALID_CONFIGURATION;
+    let status = image.status.as_ref()?;
+    (!status.conditions.iter().any(at_fault)).then_some(why)
 }
 
 /// Why an Image came to nothing, as an error.
@@ -162,16 +175,33 @@ mod tests {
         kube::condition::Health,
     };
 
+    fn said(health: &Health, observed: i64) -> ImageStatus {
+        let conditions = health.conditions(observed, &[], jiff::Timestamp::now());
+        ImageStatus { observed_generation: Some(observed), conditions, ..ImageStatus::default() }
+    }
+
+    #[test]
+    fn another_try_is_of_use_only_after_tries() {
+        let mut image = Image::new("a", ImageSpec::default());
+        image.metadata.generation = Some(2);
+        assert_eq!(given_up(&image), None);
+        for (health, observed, expected) in [
+            (Health::Stalled(reasons::UNRECOVERABLE_ERROR, String::new()), 2, true),
+            (Health::Stalled(reasons::RETRIES_EXHAUSTED, String::new()), 2, true),
+            (Health::Stalled(reasons::RETRIES_EXHAUSTED, String::new()), 1, false),
+            (Health::Stalled(reasons::INVALID_CONFIGURATION, String::new()), 2, false),
+            (Health::Current(String::new()), 2, false),
+        ] {
+            image.status = Some(said(&health, observed));
+            assert_eq!(given_up(&image).is_some(), expected, "{health:?}");
+        }
+    }
+
     #[test]
     fn what_was_said_of_an_older_spec_does_not_count() {
         let mut image = Image::new("a", ImageSpec::default());
         image.metadata.generation = Some(2);
         assert_eq!(standing(&image), Standing::Underway);
-        let said = |health: Health, observed| ImageStatus {
-            observed_generation: Some(observed),
-            conditions: health.conditions(observed, &[], jiff::Timestamp::now()),
-            ..ImageStatus::default()
-        };
         let cases = [
             (Health::Current(String::new()), 1, Standing::Underway),
             (Health::Current(String::new()), 2, Standing::Ready),
@@ -181,7 +211,7 @@ mod tests {
             (Health::Stalled("X", "why".to_owned()), 2, Standing::Stalled("why".to_owned(), None)),
         ];
         for (health, observed, expected) in cases {
-            image.status = Some(said(health, observed));
+            image.status = Some(said(&health, observed));
             assert_eq!(standing(&image), expected);
         }
     }

@@ -36,7 +36,7 @@ use crate::{
         },
         images,
         text::{lasting, short_size},
-        wait::{Standing, Waiting, standing},
+        wait::{Standing, Waiting, given_up, standing},
     },
 };
 
@@ -103,7 +103,7 @@ impl Upload {
         if let Err(Unsent { error, untouched: true }) = &sent
             && error.kind() != Kind::Cancelled
             && let Ok(image) = images::get(&cluster, &name).await
-            && let Standing::Stalled(why, _) = standing(&image)
+            && let Some(why) = given_up(&image)
         {
             // What another command had sent before was refused a moment ago, and the Image did not say so yet.
             let image = self.try_again(&cluster, &name, &input, &why).await?;

@@ -219,6 +219,8 @@ async fn what_is_no_image_is_refused_and_something_else_may_be_sent() {
     let again = ["image", "upload", "base", "disk", "--property", "a=b"];
     let ready = desk.run(&again).await.expect(0).says(&["trying again", "stays as it was declared"]);
     assert!(ready.stdout.contains("Active"), "{}", ready.stdout);
+    let lost = desk.run(&["image", "upload", "base", "lost", "--store", "nowhere"]).await.expect(1);
+    assert!(!lost.says(&["does not go on", "nowhere"]).stderr.contains("trying again"), "no try would help");
     desk.file("empty", b"");
     desk.run(&["image", "upload", "empty"]).await.expect(1).says(&["is empty"]);
     desk.run(&["image", "upload", "nowhere"]).await.expect(1).says(&["reading nowhere"]);
