@@ -21,7 +21,7 @@ use vitrine_engine::{
 
 use crate::{
     disk::{Memory, walk, walk_data},
-    mutated,
+    mutated::{self, LEAST},
     qemu::Qemu,
     written::{chunks, encode},
 };
@@ -217,5 +217,7 @@ pub fn assert_survives_damage(seed: &[u8], tables: &[std::ops::Range<usize>], se
         }
         bytes.into()
     };
-    mutated::assert_survives(FILES, &damage, &limits, apply, |input| walk(input, u64::MAX, &limits, |_, _| {}));
+    mutated::assert_survives((FILES, LEAST), &damage, &limits, apply, |input| {
+        walk(input, u64::MAX, &limits, |_, _| {})
+    });
 }

@@ -14,7 +14,7 @@ use vitrine_engine::{
 
 use crate::{
     disk::{Memory, content, walk},
-    mutated::{self, Edit, apply, damage},
+    mutated::{self, Edit, LEAST, apply, damage},
     qemu::Qemu,
     written::{bytes, chunks, encode_to_file, write_raw},
 };
@@ -101,7 +101,9 @@ pub fn assert_survives(seed: &[u8], files: u32, mend: impl Fn(&mut Vec<u8>)) {
         mend(&mut image);
         image.into()
     };
-    mutated::assert_survives(files, &damage(), &limits, apply, |input| walk(input, u64::MAX, &limits, |_, _| {}));
+    mutated::assert_survives((files, LEAST), &damage(), &limits, apply, |input| {
+        walk(input, u64::MAX, &limits, |_, _| {})
+    });
 }
 
 /// A sparse image of a disk of `size` bytes with two parts far apart, written by ourselves; its path and where the parts lie.

@@ -11,7 +11,7 @@ use kube::{Api, api::ListParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
-use vitrine::api::Image;
+use vitrine::api::TaskPhase;
 use vitrine_harness::qemu;
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     node::{
         disks::{raw, sha256, sha256_of},
-        lab::until,
+        lab::{phase, until},
     },
     whole::{
         door::{ADDRESS, Door},
@@ -215,7 +215,6 @@ async fn what_is_no_image_is_refused_and_something_else_may_be_sent() {
     base_and_overlay(&desk);
     let line = ["image", "upload", "overlay", "disk", "--store", &site.store_name("s")];
     desk.run(&line).await.expect(3).says(&["backing-file"]);
-    site.stalled("t", "disk").await;
     let again = ["image", "upload", "base", "disk", "--property", "a=b"];
     let ready = desk.run(&again).await.expect(0).says(&["trying again", "stays as it was declared"]);
     assert!(ready.stdout.contains("Active"), "{}", ready.stdout);
@@ -234,9 +233,11 @@ async fn what_was_refused_a_moment_ago_does_not_count_for_what_is_sent_next() {
     let desk = Desk::new(&site).at(&Door::of(&site, &node).await);
     base_and_overlay(&desk);
     desk.run(&["image", "create", "disk", "--store", &site.store_name("s")]).await.expect(0);
-    let given =
-        |image: &Image| image.status.as_ref().and_then(|status| status.attempt.as_ref()?.node.clone()).is_some();
-    site.wait_for("t", "disk", "is given to a node", given).await;
+    let taken = async || {
+        let tasks = site.lab.tasks().list(&ListParams::default()).await.unwrap();
+        tasks.items.iter().any(|task| phase(task) == TaskPhase::Running).then_some(())
+    };
+    until("an agent waits for the bytes", taken).await;
     // The agent refuses it, and the operator, which says so of the Image, is not in time for the next command.
     let [operator, _agent] = &staff;
     operator.pause().unwrap();
